@@ -1,0 +1,1 @@
+"""The pure core: frozen values, the policy document, the decision, and money. No I/O, no clock, no randomness."""

@@ -1,0 +1,262 @@
+"""The policy document, version 1: its shape and its defaults, in one place.
+
+`policies.document` reads YAML into these models and turns what pydantic finds into errors with file, line and column;
+`policies.conditions` owns the ``when:`` predicates. All models are frozen and refuse unknown keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from policies.conditions import When
+from policies.durations import Duration
+
+Kind: TypeAlias = Literal["openai", "vllm", "sglang", "tensorrt-llm", "llamacpp", "ollama", "hosted", "simulated"]
+Precision: TypeAlias = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
+Capability: TypeAlias = Literal["tools", "json_mode", "json_schema", "vision", "audio", "logprobs"]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Usd: TypeAlias = Annotated[Decimal, Field(ge=0)]
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+class Section(BaseModel):
+    """A mapping in the document: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TokenPrice(Section):
+    """A price per million tokens, in US dollars. What is not stated falls back to the plain input or output price."""
+
+    input_usd_per_mtok: Usd
+    output_usd_per_mtok: Usd
+    cached_input_usd_per_mtok: Usd | None = None
+    cache_write_usd_per_mtok: Usd | None = None
+    reasoning_usd_per_mtok: Usd | None = None
+    request_usd: Usd = Decimal(0)
+
+
+class GpuPrice(Section):
+    """A price by time: what one GPU costs for an hour, and how many GPUs the backend holds.
+
+    Requests share it by time in flight. ``capacity`` is the number of requests the backend serves at once when full; an
+    estimate before the fact needs it.
+    """
+
+    gpu_hour_usd: Usd
+    gpus: Annotated[int, Field(ge=1)] = 1
+    capacity: Annotated[int, Field(ge=1)] = 16
+    tokens_per_second: Annotated[float, Field(gt=0)] = 40.0
+
+
+class Timeouts(Section):
+    """How long to wait: for a connection, for the first token (headers included), between tokens, and in all."""
+
+    connect: Duration = timedelta(seconds=2)
+    first_token: Duration = timedelta(seconds=30)
+    between_tokens: Duration = timedelta(seconds=20)
+    total: Duration = timedelta(minutes=10)
+
+
+class Simulation(Section):
+    """How a ``simulated`` backend behaves: speed, and how much it says. It answers real HTTP on loopback."""
+
+    ttft: Duration = timedelta(milliseconds=20)
+    tokens_per_second: Annotated[float, Field(gt=0)] = 400.0
+    output_tokens: Annotated[int, Field(ge=1)] = 80
+    seed: int = 0
+
+
+class Backend(Section):
+    """One configured upstream: a model at an address."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    kind: Kind
+    model: str
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    headers: Mapping[str, SecretStr] = {}
+    precision: Precision | None = None
+    cost: TokenPrice | GpuPrice | None = None
+    context_window: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    supports: Annotated[tuple[Capability, ...], BeforeValidator(_one_or_many)] = ("tools", "json_mode", "json_schema", "logprobs")
+    max_in_flight: Annotated[int, Field(ge=1)] = 256
+    timeouts: Timeouts | None = None
+    simulate: Simulation | None = None
+
+
+class Tier(Section):
+    """An ordered class of interchangeable backends, and what is known of how good its answers are.
+
+    ``trained_as`` names the model of the artifact that stands for this tier; ``quality`` states benchmark scores;
+    ``size_b`` is billions of parameters. Whichever is known first is used, in that order.
+    """
+
+    backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
+    trained_as: str | None = None
+    quality: Mapping[str, Share] = {}
+    size_b: Annotated[float, Field(gt=0)] | None = None
+
+
+class Objective(Section):
+    """Quality against cost: exactly one of the four.
+
+    ``keep_quality`` is the least share of the baseline's predicted success to keep. ``tradeoff`` runs from 0 (quality
+    alone) to 1 (cost alone). ``usd_per_day`` paces spend to arrive there at midnight. ``large_share`` is the share of
+    requests that may go to the baseline tier.
+    """
+
+    keep_quality: Annotated[float, Field(gt=0, le=1)] | None = None
+    tradeoff: Share | None = None
+    usd_per_day: Annotated[Decimal, Field(gt=0)] | None = None
+    large_share: Share | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Objective:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            stated = " and ".join(given) if given else "none"
+            raise ValueError(f"state exactly one of keep_quality, tradeoff, usd_per_day, large_share (found {stated})")
+        return self
+
+
+class Exclude(Section):
+    """What a rule takes out of the choice: tiers, backends, or every backend of a precision or kind."""
+
+    tier: Names = ()
+    backend: Names = ()
+    precision: Annotated[tuple[Precision, ...], BeforeValidator(_one_or_many)] = ()
+    kind: Annotated[tuple[Kind, ...], BeforeValidator(_one_or_many)] = ()
+
+
+class Rule(Section):
+    """When its conditions hold, a rule takes one action.
+
+    ``tier`` settles the choice; ``prefer`` takes the tier if it is eligible and keeps the quality floor; ``exclude``
+    takes backends out. The first matching ``tier`` rule wins, then the first matching ``prefer``; excludes add up.
+    """
+
+    name: str
+    when: When = When()
+    tier: str | None = None
+    prefer: str | None = None
+    exclude: Exclude | None = None
+
+    @model_validator(mode="after")
+    def _one_action(self) -> Rule:
+        if sum(action is not None for action in (self.tier, self.prefer, self.exclude)) != 1:
+            raise ValueError("state exactly one action: tier, prefer or exclude")
+        return self
+
+
+class SessionSettings(Section):
+    """Whether a conversation stays where it is: fast up, slow down.
+
+    A conversation is known by the request header named here, by ``user``, or by a hash of system prompt and first message.
+    """
+
+    sticky: bool = True
+    ttl: Duration = timedelta(hours=1)
+    header: str = "x-session-id"
+    down_after: Annotated[int, Field(ge=1)] = 3
+
+
+class Retries(Section):
+    """How often the same backend is tried again, and how long to wait: exponential with full jitter, up to a cap."""
+
+    attempts: Annotated[int, Field(ge=0, le=10)] = 1
+    base: Duration = timedelta(milliseconds=200)
+    cap: Duration = timedelta(seconds=5)
+
+
+class Cooldown(Section):
+    """When a failing backend rests: after this many consecutive failures, for this long, before one probe is let in."""
+
+    failures: Annotated[int, Field(ge=1)] = 3
+    rest: Duration = timedelta(seconds=15)
+
+
+class Budget(Section):
+    """A limit on dollars, tokens or requests per window, for the whole policy or for each key or tier or model."""
+
+    name: str
+    per: Literal["minute", "hour", "day", "month"]
+    scope: Literal["policy", "key", "tier", "model"] = "policy"
+    usd: Annotated[Decimal, Field(gt=0)] | None = None
+    tokens: Annotated[int, Field(gt=0)] | None = None
+    requests: Annotated[int, Field(gt=0)] | None = None
+    when: When = When()
+    on_exceeded: Literal["downgrade", "reject"] = "reject"
+    store_away: Literal["fail_open", "fail_closed"] = "fail_open"
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Budget:
+        if self.usd is None and self.tokens is None and self.requests is None:
+            raise ValueError("state at least one limit: usd, tokens or requests")
+        return self
+
+
+class ClassifierSettings(Section):
+    """Where signals come from.
+
+    ``artifact`` is ``default`` or a folder. ``encoder`` is ``local``, a sentence-transformers model by name or path
+    (extra ``torch``), or the URL of an OpenAI-compatible embeddings endpoint with ``encoder_model``. ``deadline`` is how
+    long a decision waits for the second look. ``domains`` adds domains of your own from example prompts.
+    """
+
+    artifact: str = "default"
+    encoder: str = "local"
+    encoder_model: str | None = None
+    encoder_key: SecretStr | None = None
+    deadline: Duration = timedelta(milliseconds=250)
+    domains: Mapping[str, tuple[str, ...]] = {}
+
+
+class Limits(Section):
+    """What the proxy refuses from a client."""
+
+    body_bytes: Annotated[int, Field(ge=1024)] = 20 * 1024 * 1024
+    drain: Duration = timedelta(seconds=30)
+
+
+class Logging(Section):
+    """What the ledger may keep. Content is kept only when ``content`` says so (invariant 9)."""
+
+    content: bool = False
+
+
+class Policy(Section):
+    """A whole policy document. ``baseline`` defaults to the last tier."""
+
+    version: Literal[1]
+    description: str = ""
+    tiers: Annotated[Mapping[str, Tier], Field(min_length=1)]
+    baseline: str = ""
+    objective: Objective = Objective(keep_quality=0.97)
+    objectives: Mapping[str, Objective] = {}
+    rules: tuple[Rule, ...] = ()
+    aliases: Mapping[str, str] = {}
+    session: SessionSettings = SessionSettings()
+    fallback: Mapping[str, Names] = {}
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    cooldown: Cooldown = Cooldown()
+    budgets: tuple[Budget, ...] = ()
+    classifier: ClassifierSettings = ClassifierSettings()
+    exploration: Share = 0.0
+    limits: Limits = Limits()
+    logging: Logging = Logging()
+    timezone: str = "UTC"
+    redis: str = ""

@@ -1,0 +1,243 @@
+"""The frozen values that travel through a request's seven stops.
+
+Every part of Tierwise speaks in these: ``classifiers`` turns a request into `Features` and `Signals`, ``policies``
+turns those and a `View` of the world into a `Decision`, ``router`` carries it out as `Attempt`s and writes one `Entry`.
+Nothing here is ever changed after it is made; use `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+Band: TypeAlias = Literal["simple", "moderate", "complex"]
+Look: TypeAlias = Literal["lexical", "static", "full"]
+Phase: TypeAlias = Literal["connect", "headers", "first_token", "stream", "done"]
+Outcome: TypeAlias = Literal["ok", "error", "timeout", "cancelled", "rejected"]
+
+DOMAINS = (
+    "biology", "business", "chemistry", "computer science", "economics", "engineering", "health", "history", "law",
+    "math", "philosophy", "physics", "psychology", "other", "code", "writing", "chat",
+)  # fmt: skip
+"""The domains every artifact knows: MMLU-Pro's fourteen categories (arXiv 2406.01574), plus code, writing and chat."""
+
+CAPABILITIES = ("tools", "json_mode", "json_schema", "vision", "audio", "logprobs")
+"""What a request may require of a backend and a backend may say that it supports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Facts read off one request; nothing here is a guess about its difficulty.
+
+    ``text`` is what users wrote, across turns, oldest first, without tool output or system text: what classifiers
+    read. ``input_tokens`` is an estimate over everything that would be sent. ``language`` is an ISO 639-1 code, or
+    ``und``. ``requires`` holds the `CAPABILITIES` that the request cannot do without. ``headers`` has lower-case
+    names and only those that a policy may look at. ``conversation`` identifies the conversation (see `wire`).
+    """
+
+    model: str = "auto"
+    text: str = ""
+    last_text: str = ""
+    system_text: str = ""
+    turns: int = 1
+    input_tokens: int = 0
+    max_output_tokens: int | None = None
+    choices: int = 1
+    stream: bool = False
+    language: str = "und"
+    has_code: bool = False
+    has_tools: bool = False
+    has_images: bool = False
+    requires: frozenset[str] = frozenset()
+    conversation: str = ""
+    key_id: str = "anonymous"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A prediction that an answer will be right: ``probability`` in 0..1, with its ``standard_error``.
+
+    ``source`` says where it comes from: ``trained`` (the same model), ``quality`` (benchmark scores in the policy),
+    ``onboarded`` (a calibration file), or ``size`` (a guess by size class).
+    """
+
+    probability: float
+    standard_error: float
+    source: Literal["trained", "quality", "onboarded", "size"] = "trained"
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the classifier says of a request. A signal never chooses a tier; a policy does.
+
+    ``complexity`` is the predicted chance, 0..1, that a 7B-class model fails. ``success`` is keyed by tier name and
+    empty when nothing is known. ``ood`` says that the request is far from everything the artifact was trained on.
+    ``missing`` lists why something is absent or late; a policy then leans to the baseline (invariant 5).
+    """
+
+    domain: str = "other"
+    domain_probs: Mapping[str, float] = field(default_factory=dict)
+    complexity: float | None = None
+    success: Mapping[str, Success] = field(default_factory=dict)
+    ood: bool = False
+    look: Look = "lexical"
+    artifact: str = ""
+    missing: tuple[str, ...] = ()
+
+    @property
+    def band(self) -> Band | None:
+        """The complexity band, for rules and display: simple < 0.35 ≤ moderate < 0.65 ≤ complex."""
+        if self.complexity is None:
+            return None
+        return "simple" if self.complexity < 0.35 else "moderate" if self.complexity < 0.65 else "complex"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is remembered of a conversation: the tier and backend of its last answer and the hardest turn so far."""
+
+    tier: str
+    backend: str
+    complexity: float = 0.0
+    turns: int = 0
+    """Turns since the session last moved up; slow down means that it must pass a few before moving down."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The world outside the request, read by the pipeline so that `decide` can stay pure.
+
+    ``now`` carries its time zone. ``cooling`` names backends in cooldown. ``in_flight`` counts requests per backend.
+    ``exceeded`` names budgets that this request would overrun. ``spent_today`` is dollars since midnight. ``draw`` is a
+    uniform number in [0, 1) for logged exploration.
+    """
+
+    now: datetime
+    cooling: frozenset[str] = frozenset()
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+    exceeded: tuple[str, ...] = ()
+    session: Session | None = None
+    spent_today: Decimal = Decimal(0)
+    draw: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One planned call."""
+
+    tier: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the decision knew of one tier: predicted success, expected cost in dollars, and why it was ruled out."""
+
+    tier: str
+    success: Success | None
+    cost_usd: Decimal | None
+    utility: float | None = None
+    excluded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no step could be planned, in the terms of an OpenAI error."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Chosen steps, in the order they will be tried, with the reasons that a person can read.
+
+    ``steps`` is empty exactly when ``refusal`` is given. ``propensity`` is the probability with which this tier was
+    chosen (1 unless the policy explores). ``estimates`` has every tier of the policy in policy order.
+    """
+
+    steps: tuple[Step, ...]
+    reasons: tuple[str, ...]
+    policy_hash: str
+    propensity: float = 1.0
+    estimates: tuple[Estimate, ...] = ()
+    rules: tuple[str, ...] = ()
+    refusal: Refusal | None = None
+
+    @property
+    def tier(self) -> str:
+        """The chosen tier, or an empty string when the request is refused."""
+        return self.steps[0].tier if self.steps else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached and cache-written ones, and
+    ``output_tokens`` includes reasoning. ``measured`` is False for an estimate of ours."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    measured: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call that was made. ``cost_nanos`` is in nano-dollars, or None where the price is unknown (`unpriced`).
+
+    ``error`` is a kind of failure (see `router.errors`), empty when it answered. Times are in milliseconds since the
+    attempt began; ``ttft_ms`` is the time to first token, or to the whole body when not streaming.
+    """
+
+    backend: str
+    tier: str
+    model: str
+    outcome: Outcome
+    status: int | None = None
+    error: str = ""
+    phase: Phase = "done"
+    usage: Usage | None = None
+    cost_nanos: int | None = None
+    ttft_ms: float | None = None
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The one record of one request: what was asked, decided, done, and paid. The ledger is made of these.
+
+    Costs are integer nano-dollars: ``cost_nanos`` sums all attempts, failed ones too; None means `unpriced`.
+    ``baseline_nanos`` is what the baseline tier would have cost. ``at`` is Unix time in seconds. ``features`` and
+    ``signals`` are kept as the decision saw them (without content unless the policy logs it) so that it can be replayed.
+    """
+
+    id: str
+    at: float
+    key_id: str
+    requested_model: str
+    served_model: str
+    tier: str
+    backend: str
+    status: int
+    outcome: Outcome
+    stream: bool
+    decision: Decision
+    features: Features
+    signals: Signals | None
+    view: View
+    attempts: tuple[Attempt, ...]
+    usage: Usage
+    cost_nanos: int | None
+    baseline_nanos: int | None
+    classify_ms: float
+    overhead_ms: float
+    ttft_ms: float | None
+    total_ms: float
