@@ -1,0 +1,120 @@
+"""Text to vectors: the seam that every encoder fits, and the default one, a fused ONNX graph on one CPU thread.
+
+An encoder's ``name`` identifies its vector space. Artifacts record it, and refuse vectors of another space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Vectors = NDArray[np.float32]
+
+MAX_PIECES = 256
+"""Word pieces that the model was trained to see, its two markers included."""
+
+HEAD_PIECES = 128
+"""Pieces kept from the start of a longer text; the rest of the window is its end, where the question often stands."""
+
+MAX_CHARACTERS = 4096
+"""Characters read from either end of a long text, so that a megabyte costs no more than a page."""
+
+
+class EncoderUnavailable(Exception):
+    """There is nothing to encode with. The message says what was looked for and what to do."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Anything that turns texts into vectors."""
+
+    @property
+    def name(self) -> str:
+        """The vector space: equal names mean that vectors can be compared."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of one vector."""
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of shape (len(texts), dimension), float32, each of length 1 and independent of the others."""
+
+
+class WordPieces:
+    """The encoder's tokenizer, with a window of our own: the head and the tail of a long text."""
+
+    def __init__(self, path: Path) -> None:
+        """Read ``tokenizer.json``; its own padding and truncation are switched off."""
+        from tokenizers import Tokenizer
+
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.size = self._tokenizer.get_vocab_size()
+        self.start = self._id("[CLS]")
+        self.end = self._id("[SEP]")
+        self.unknown = self._id("[UNK]")
+
+    def _id(self, piece: str) -> int:
+        number = self._tokenizer.token_to_id(piece)
+        if number is None:
+            raise ValueError(f"the tokenizer has no {piece} piece: it is not a BERT tokenizer")
+        return number
+
+    def pieces(self, text: str, limit: int = MAX_PIECES - 2) -> list[int]:
+        """Ids of the text, without markers: all of them, or the first `HEAD_PIECES` and the last of ``limit``."""
+        if len(text) > 2 * MAX_CHARACTERS:
+            text = f"{text[:MAX_CHARACTERS]} {text[-MAX_CHARACTERS:]}"
+        text = text.encode("utf-8", "replace").decode()
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if len(ids) <= limit else ids[:HEAD_PIECES] + ids[HEAD_PIECES - limit :]
+
+
+class OnnxEncoder:
+    """The full look: the transformer as a fused graph in ONNX Runtime.
+
+    Texts run one at a time, so a vector never depends on its batch-mates and decisions replay bit for bit;
+    ``threads`` texts run side by side.
+    """
+
+    def __init__(self, model: Path, tokenizer: Path, name: str, threads: int = 1) -> None:
+        """Load the graph at ``model`` (see `classifiers.convert`) and its tokenizer."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._pieces = WordPieces(tokenizer)
+        self._threads = threads
+        self.name = name
+        self.dimension: int = self._session.get_outputs()[0].shape[1]
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """See `Encoder.encode`."""
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        if self._threads == 1 or len(texts) == 1:
+            for row, text in enumerate(texts):
+                vectors[row] = self._vector(text)
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                for row, vector in enumerate(pool.map(self._vector, texts)):
+                    vectors[row] = vector
+        return vectors
+
+    def _vector(self, text: str) -> Vectors:
+        ids = [self._pieces.start, *self._pieces.pieces(text), self._pieces.end]
+        vector: Vectors = self.run(np.array([ids]))[0]
+        return vector
+
+    def run(self, ids: NDArray[np.int64]) -> Vectors:
+        """Vectors of rows of piece ids, markers included, all of one length: what distillation feeds."""
+        vectors: Vectors = self._session.run(None, {"input_ids": ids})[0]
+        return vectors
