@@ -1,0 +1,311 @@
+"""Lexical and structural facts of a request, read off an OpenAI chat body without any model.
+
+Everything here is total (odd content is skipped, never raised), linear in the body's size, and bounded: whatever a
+client sends, classifiers read at most `MAX_TEXT` characters of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.language import detect
+from policies.values import Features
+
+MAX_TEXT: Final = 6000
+"""Characters of user text that are kept; a longer conversation keeps its newest turns."""
+
+_EMPTY: Final[Mapping[str, str]] = {}
+_TEXT_PARTS: Final = ("text", "input_text")
+_IMAGE_PARTS: Final = ("image_url", "input_image", "image")
+_AUDIO_PARTS: Final = ("input_audio", "audio")
+
+
+def extract(
+    body: Mapping[str, object],
+    *,
+    key_id: str = "anonymous",
+    headers: Mapping[str, str] = _EMPTY,
+    conversation: str = "",
+) -> Features:
+    """Read the facts off a validated chat body; unknown or misshapen fields count as absent.
+
+    ``text`` holds what users wrote, oldest first, trimmed to `MAX_TEXT` characters with the newest turns kept; tool
+    output, system text and the assistant's own words never enter it. ``input_tokens`` leans high (see
+    `estimate_tokens`) and covers everything that would be sent, tools and schemas included.
+    """
+    messages = [m for m in _list(body.get("messages")) if isinstance(m, Mapping)]
+    user = [_text(m.get("content")) for m in messages if m.get("role") == "user"]
+    system = [_text(m.get("content")) for m in messages if m.get("role") in ("system", "developer")]
+    parts = [p for m in messages for p in _parts(m.get("content"))]
+    images = sum(p.get("type") in _IMAGE_PARTS for p in parts)
+    tools = bool(_list(body.get("tools")) or _list(body.get("functions")))
+    last = trim(user[-1], MAX_TEXT) if user else ""
+    text = _newest(user, MAX_TEXT)
+    return Features(
+        model=_str(body.get("model")) or "auto",
+        text=text,
+        last_text=last,
+        system_text=trim("\n".join(s for s in system if s), MAX_TEXT),
+        turns=max(1, len(user)),
+        input_tokens=_input_tokens(body, messages),
+        max_output_tokens=_positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens")),
+        choices=_positive(body.get("n")) or 1,
+        stream=body.get("stream") is True,
+        language=detect(last if len(last) > 20 else text),
+        has_code=looks_like_code(text),
+        has_tools=tools,
+        has_images=images > 0,
+        requires=_requires(body, messages, parts, tools),
+        conversation=conversation,
+        key_id=key_id,
+        headers=headers,
+    )
+
+
+def from_text(text: str) -> Features:
+    """The features of one bare prompt, as `extract` reads them from a body with a single user message."""
+    return extract({"messages": [{"role": "user", "content": text}]})
+
+
+def reading(features: Features) -> str:
+    """What encoders read: the newest turn first, so that an encoder's own truncation drops the oldest words."""
+    if features.turns <= 1 or features.text == features.last_text:
+        return features.text
+    earlier = features.text.removesuffix(features.last_text).rstrip()
+    return f"{features.last_text}\n{earlier}"
+
+
+def trim(text: str, limit: int) -> str:
+    """At most ``limit`` characters: the first three quarters and the last quarter, where questions stand."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 4
+    return f"{text[: limit - tail - 1]}\n{text[-tail:]}"
+
+
+def _newest(turns: Sequence[str], limit: int) -> str:
+    kept: list[str] = []
+    room = limit
+    for turn in reversed(turns):
+        if room <= 0:
+            break
+        piece = trim(turn, room)
+        if piece:
+            kept.append(piece)
+            room -= len(piece) + 1
+    return "\n".join(reversed(kept))
+
+
+def _requires(
+    body: Mapping[str, object],
+    messages: Sequence[Mapping[str, object]],
+    parts: Sequence[Mapping[str, object]],
+    tools: bool,
+) -> frozenset[str]:
+    needs = set()
+    called = any(m.get("role") in ("tool", "function") or m.get("tool_calls") for m in messages)
+    if called or (tools and body.get("tool_choice") != "none"):
+        needs.add("tools")
+    form = body.get("response_format")
+    kind = form.get("type") if isinstance(form, Mapping) else None
+    if kind == "json_object":
+        needs.add("json_mode")
+    elif kind == "json_schema":
+        needs.add("json_schema")
+    if any(p.get("type") in _IMAGE_PARTS for p in parts):
+        needs.add("vision")
+    if any(p.get("type") in _AUDIO_PARTS for p in parts) or "audio" in _list(body.get("modalities")):
+        needs.add("audio")
+    if body.get("logprobs") is True or _positive(body.get("top_logprobs")):
+        needs.add("logprobs")
+    return frozenset(needs)
+
+
+# Tokens per UTF-8 byte by its class, fitted to lean above the byte-pair vocabularies of current models: letters and
+# spaces four to a token, digits two, punctuation one and a half; Cyrillic, Arabic and their like about two characters
+# to a token, Han, kana, Hangul and Indic scripts one, emoji half. Continuation bytes are free.
+_TOKEN_WEIGHTS: Final = np.zeros(256)
+_TOKEN_WEIGHTS[:128] = 1 / 1.5
+_TOKEN_WEIGHTS[[*range(65, 91), *range(97, 123), 32, 9, 10, 13]] = 1 / 4
+_TOKEN_WEIGHTS[48:58] = 1 / 2
+_TOKEN_WEIGHTS[0xC2:0xE0] = 0.6
+_TOKEN_WEIGHTS[0xE0:0xF0] = 1.1
+_TOKEN_WEIGHTS[0xF0:0xF5] = 2.0
+
+_MESSAGE_TOKENS: Final = 4
+_IMAGE_TOKENS: Final = 1105
+_LOW_IMAGE_TOKENS: Final = 85
+_BLOB_CHARS_PER_TOKEN: Final = 400
+"""Base64 of audio and files: a second of 16 kHz speech is about 42,000 characters and 10 to 100 tokens."""
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimated tokens of a text, leaning high, from byte classes alone: one linear pass, any script."""
+    if not text:
+        return 0
+    counts = np.bincount(np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8), minlength=256)
+    return int(np.ceil(counts @ _TOKEN_WEIGHTS))
+
+
+def _input_tokens(body: Mapping[str, object], messages: Sequence[Mapping[str, object]]) -> int:
+    total = 3
+    for message in messages:
+        total += _MESSAGE_TOKENS + _content_tokens(message.get("content"))
+        total += _json_tokens([v for k, v in message.items() if k not in ("content", "role")])
+    form = body.get("response_format")
+    return total + _json_tokens([body.get("tools"), body.get("functions"), form if isinstance(form, Mapping) else None])
+
+
+def _content_tokens(content: object) -> int:
+    if isinstance(content, str):
+        return estimate_tokens(content)
+    total = 0
+    for part in _parts(content):
+        kind = part.get("type")
+        if kind in _IMAGE_PARTS:
+            image = part.get("image_url")
+            detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
+            total += _LOW_IMAGE_TOKENS if detail == "low" else _IMAGE_TOKENS
+        elif kind in _AUDIO_PARTS or kind in ("file", "input_file"):
+            total += sum(len(s) for s in _strings(part)) // _BLOB_CHARS_PER_TOKEN + 50
+        else:
+            total += estimate_tokens(_str(part.get("text")) or _str(part.get("refusal")))
+    return total + sum(estimate_tokens(p) for p in _list(content) if isinstance(p, str))
+
+
+def _json_tokens(value: object) -> int:
+    return sum(estimate_tokens(s) + 2 for s in _strings(value))
+
+
+def _strings(value: object) -> Iterator[str]:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+        elif item is not None:
+            yield str(item)[:32]
+
+
+def _parts(content: object) -> list[Mapping[str, object]]:
+    return [p for p in _list(content) if isinstance(p, Mapping)]
+
+
+def _text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    found = []
+    for part in _list(content):
+        if isinstance(part, str):
+            found.append(part)
+        elif isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS:
+            found.append(_str(part.get("text")))
+    return "\n".join(s for s in found if s)
+
+
+def _list(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _str(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+# Each alternative starts at a line's beginning or at a literal, and none nests a repetition: linear on any input.
+_STRONG_CODE: Final = re.compile(
+    r"```|^[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|#include ?[<\"]|from [\w.]+ import |import [\w.]+(?: as \w+)?;?$"
+    r"|(?:public|private|protected) (?:static |class |void |int )|(?:async )?function \w* ?\(|(?:const|let|var) \w+ ?="
+    r"|func \w+ ?\(|fn \w+ ?[(<]|#!/|<\?php|<!DOCTYPE|SELECT [^\n]{1,200} FROM |INSERT INTO |CREATE TABLE "
+    r"|using [\w.]+;|Traceback \(most recent|\$ \w+ |@\w+\.\w+\()"
+    r"|</(?:div|p|span|html|script|body|td|a|li)>|\bconsole\.log\(|\bprint(?:f|ln)?\([\"'\w]|System\.out\.|\w\(\) ?\{",
+    re.MULTILINE,
+)
+_WEAK_CODE: Final = re.compile(
+    r"[;{}]$|^[ \t]*(?:return |if ?\(|for ?\(|while ?\(|else:?$|elif |end$|//|#[ \w])"
+    r"|\w\([^()\n]{0,80}\)$", re.MULTILINE)
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether a text contains program code (not merely talks about it)."""
+    head = text[:MAX_TEXT]
+    if _STRONG_CODE.search(head):
+        return True
+    return sum(1 for _ in _WEAK_CODE.finditer(head)) >= 3
+
+
+LEXICAL: Final = (
+    "length", "words", "word_length", "lines", "digits", "capitals", "symbols", "latex", "non_ascii", "code",
+    "options", "option_length", "numeric_options", "question", "wh_word", "imperative", "numbers", "negation",
+    "quotes", "blank",
+)  # fmt: skip
+"""Names of the lexical features, in the order of `lexical`'s columns."""
+
+_WORD: Final = re.compile(r"[^\W_]+")
+_OPTION: Final = re.compile(r"^\(?[A-J][.)] +(.*)$", re.MULTILINE)
+_NEGATION: Final = re.compile(r"\b(?:not|except|never|none|least|incorrect|false)\b", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"\d+")
+_WH: Final = frozenset(["what", "which", "who", "whom", "whose", "when", "where", "why", "how"])
+_IMPERATIVE: Final = frozenset([
+    "write", "find", "calculate", "compute", "solve", "prove", "show", "explain", "describe", "list", "give", "make",
+    "create", "implement", "design", "evaluate", "determine", "simplify", "tell", "help", "translate", "summarize",
+    "generate", "suppose", "let", "consider", "fix", "convert",
+])  # fmt: skip
+_CLASS: Final = np.zeros((256, 4))
+_CLASS[48:58, 0] = 1
+_CLASS[65:91, 1] = 1
+_CLASS[[ord(c) for c in "=+*/<>^|&%#@~_[]{}"], 2] = 1
+_CLASS[[ord(c) for c in "$\\"], 3] = 1
+
+
+def lexical(features: Features) -> NDArray[np.float32]:
+    """The lexical feature vector, shape ``(len(LEXICAL),)``, every entry clipped to [-1, 1].
+
+    The clip is what caps each feature's pull: padding a prompt, or stuffing it with symbols, saturates one entry and no
+    more. Counts enter as logarithms or as shares of the text.
+    """
+    text = reading(features)[:MAX_TEXT]
+    size = len(text)
+    words = _WORD.findall(text)
+    count = len(words)
+    raw = text.encode("utf-8", "surrogatepass")
+    share = np.bincount(np.frombuffer(raw, np.uint8), minlength=256) @ _CLASS / max(1, len(raw))
+    options = _OPTION.findall(text)
+    option_chars = sum(map(len, options)) / len(options) if options else 0.0
+    first = words[0].lower() if words else ""
+    values = (
+        (np.log1p(size) - 5.5) / 2.0,
+        (np.log1p(count) - 3.8) / 2.0,
+        (sum(map(len, words)) / count - 5.0) / 3.0 if count else 0.0,
+        np.log1p(text.count("\n")) / 3.0,
+        share[0] * 10.0,
+        share[1] * 10.0,
+        share[2] * 15.0,
+        share[3] * 15.0,
+        (len(raw) - size) / max(1, size),
+        float(features.has_code),
+        len(options) / 5.0,
+        np.log1p(option_chars) / 5.0,
+        float(bool(options) and all(o[-1:].isdigit() or o[:1].isdigit() for o in options)),
+        float("?" in text),
+        float(first in _WH),
+        float(first in _IMPERATIVE),
+        np.log1p(len(_NUMBER.findall(text))) / 3.0,
+        len(_NEGATION.findall(text)) / 3.0,
+        (text.count('"') + text.count("“")) / 6.0,
+        float("___" in text or "…" in text or "..." in text),
+    )
+    return np.clip(np.asarray(values, np.float32), -1.0, 1.0)
