@@ -98,13 +98,16 @@ class Signals:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is remembered of a conversation: the tier and backend of its last answer and the hardest turn so far."""
+    """What is remembered of a conversation: the tier and backend of its last answer and the hardest turn so far.
+
+    ``easier_turns`` counts the latest turns in a row that a lower tier would have done for; slow down means that a few
+    of them must pass before the conversation moves down.
+    """
 
     tier: str
     backend: str
     complexity: float = 0.0
-    turns: int = 0
-    """Turns since the session last moved up; slow down means that it must pass a few before moving down."""
+    easier_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ class View:
 
     ``now`` carries its time zone. ``cooling`` names backends in cooldown. ``in_flight`` counts requests per backend.
     ``exceeded`` names budgets that this request would overrun. ``spent_today`` is dollars since midnight. ``draw`` is a
-    uniform number in [0, 1) for logged exploration.
+    uniform number in [0, 1) for logged exploration. An exceeded budget of scope ``tier`` or ``model`` is named with what
+    it limits, as ``name/target``.
     """
 
     now: datetime
@@ -159,7 +163,9 @@ class Decision:
     """Chosen steps, in the order they will be tried, with the reasons that a person can read.
 
     ``steps`` is empty exactly when ``refusal`` is given. ``propensity`` is the probability with which this tier was
-    chosen (1 unless the policy explores). ``estimates`` has every tier of the policy in policy order.
+    chosen (1 unless the policy explores). ``estimates`` has every tier of the policy in policy order. ``rules`` names the
+    rules that matched. ``wanted`` is the tier that this request asked for by itself, before its session was looked at;
+    empty where it says too little to tell.
     """
 
     steps: tuple[Step, ...]
@@ -168,6 +174,7 @@ class Decision:
     propensity: float = 1.0
     estimates: tuple[Estimate, ...] = ()
     rules: tuple[str, ...] = ()
+    wanted: str = ""
     refusal: Refusal | None = None
 
     @property
@@ -208,6 +215,8 @@ class Attempt:
     cost_nanos: int | None = None
     ttft_ms: float | None = None
     total_ms: float = 0.0
+    precision: str = ""
+    """The backend's precision as the policy states it, so that the report can show cost and success by it."""
 
 
 @dataclass(frozen=True, slots=True)
