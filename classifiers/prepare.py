@@ -30,7 +30,7 @@ PINNED = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-BUILD = "1"
+BUILD = "2"
 """Changes when the files that `prepare` writes change, so that an older cache is rebuilt rather than read."""
 
 Progress = Callable[[str, float], None]
