@@ -27,9 +27,9 @@ ELSEWHERE: frozenset[str] = frozenset({"auth", "not_found", "context", *OURS})
 class Moment:
     """The world at this moment, read by the caller.
 
-    ``draw`` is a uniform number in [0, 1) for jitter. ``retry_after`` and ``remaining`` are in seconds: what the backend
-    asked for, and what is left of the deadline over all attempts. ``cooling`` names backends that rest. ``windows`` has
-    context windows in tokens by backend, where known.
+    ``draw`` is a uniform number in [0, 1) for jitter. ``retry_after`` and ``remaining`` are in seconds: what the
+    backend asked for, and what is left of the deadline over all attempts. ``cooling`` names backends that rest.
+    ``windows`` has context windows in tokens by backend, where known.
     """
 
     draw: float = 1.0
@@ -87,7 +87,7 @@ def next_step(decision: Decision, attempts: Sequence[Attempt], retries: Retries,
     made = sum(attempt.backend == last.backend for attempt in attempts)
     delay = None if _repeats(last) or made > retries.attempts else _delay(retries, made, moment, patient=not onward)
     if delay is not None and (moment.remaining is None or delay < moment.remaining):
-        return Try(Step(last.tier, last.backend), delay, "retry", f"{_told(last)}: {last.backend} again in {delay:.2f} s")
+        return Try(Step(last.tier, last.backend), delay, "retry", f"{_told(last)}: the same again in {delay:.2f} s")
     if onward:
         return Try(onward[0], 0.0, "fallback", f"{_told(last)}: {onward[0].backend} next")
     return GiveUp(f"{_told(last)}, and nothing is left to try")

@@ -28,7 +28,9 @@ def one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(one_or_many, json_schema_input_type=str | tuple[str, ...])]
+Names: TypeAlias = Annotated[
+    tuple[str, ...], BeforeValidator(one_or_many, json_schema_input_type=str | tuple[str, ...])
+]
 SomeNames: TypeAlias = Annotated[Names, Field(min_length=1)]
 
 
@@ -133,14 +135,14 @@ def _domain(wanted: Sequence[str], facts: Facts) -> Verdict:
 
 
 Complexity: TypeAlias = Annotated[
-    Annotated[Range, Tag("range")]
+    Annotated[Range, Tag("a range")]
     | Annotated[
         tuple[Band, ...],
         BeforeValidator(one_or_many, json_schema_input_type=Band | tuple[Band, ...]),
         Field(min_length=1),
-        Tag("bands"),
+        Tag("some bands"),
     ],
-    Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "bands"),
+    Discriminator(lambda value: "a range" if isinstance(value, Mapping | Range) else "some bands"),
 ]
 
 
@@ -192,7 +194,8 @@ Headers: TypeAlias = Annotated[Mapping[str, SomeNames], Field(min_length=1), Aft
 
 
 def _header(wanted: Mapping[str, Sequence[str]], facts: Facts) -> Verdict:
-    return _all(_named(f"header {name}", facts.features.headers.get(name, ""), values) for name, values in wanted.items())
+    given = facts.features.headers
+    return _all(_named(f"header {name}", given.get(name, ""), values) for name, values in wanted.items())
 
 
 class Hours(_Shape):
@@ -293,7 +296,8 @@ class When(_Shape):
 
 
 PREDICATES: Mapping[str, Predicate] = {
-    name: next(mark for mark in field.metadata if isinstance(mark, Predicate)) for name, field in When.model_fields.items()
+    name: next(mark for mark in field.metadata if isinstance(mark, Predicate))
+    for name, field in When.model_fields.items()
 }
 """The registry: each predicate's name in Python and how it is judged."""
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error or warning. ``line`` and ``column`` count from 1; ``key`` is the path to the setting, as ``a.b[0].c``."""
+    """One error or warning. ``line`` and ``column`` count from 1; ``key`` is the setting's path, as ``a.b[0].c``."""
 
     file: str
     line: int

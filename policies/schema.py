@@ -11,9 +11,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SecretStr, Tag, model_validator
 
-from policies.conditions import When
+from policies.conditions import Names, When, one_or_many
 from policies.durations import Duration
 
 Kind: TypeAlias = Literal["openai", "vllm", "sglang", "tensorrt-llm", "llamacpp", "ollama", "hosted", "simulated"]
@@ -23,11 +23,16 @@ Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Usd: TypeAlias = Annotated[Decimal, Field(ge=0)]
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+Capabilities: TypeAlias = Annotated[
+    tuple[Capability, ...], BeforeValidator(one_or_many, json_schema_input_type=Capability | tuple[Capability, ...])
+]
+Precisions: TypeAlias = Annotated[
+    tuple[Precision, ...], BeforeValidator(one_or_many, json_schema_input_type=Precision | tuple[Precision, ...])
+]
+Kinds: TypeAlias = Annotated[
+    tuple[Kind, ...], BeforeValidator(one_or_many, json_schema_input_type=Kind | tuple[Kind, ...])
+]
+Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Section(BaseModel):
@@ -60,6 +65,17 @@ class GpuPrice(Section):
     tokens_per_second: Annotated[float, Field(gt=0)] = 40.0
 
 
+def _priced_by(cost: object) -> str:
+    if isinstance(cost, Mapping):
+        return "by time" if GpuPrice.model_fields.keys() & cost.keys() else "by token"
+    return "by time" if isinstance(cost, GpuPrice) else "by token"
+
+
+Cost: TypeAlias = Annotated[
+    Annotated[TokenPrice, Tag("by token")] | Annotated[GpuPrice, Tag("by time")], Discriminator(_priced_by)
+]
+
+
 class Timeouts(Section):
     """How long to wait: for a connection, for the first token (headers included), between tokens, and in all."""
 
@@ -81,17 +97,17 @@ class Simulation(Section):
 class Backend(Section):
     """One configured upstream: a model at an address."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     kind: Kind
     model: str
     base_url: str | None = None
     api_key: SecretStr | None = None
     headers: Mapping[str, SecretStr] = {}
     precision: Precision | None = None
-    cost: TokenPrice | GpuPrice | None = None
+    cost: Cost | None = None
     context_window: Annotated[int, Field(ge=1)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    supports: Annotated[tuple[Capability, ...], BeforeValidator(_one_or_many)] = ("tools", "json_mode", "json_schema", "logprobs")
+    supports: Capabilities = ("tools", "json_mode", "json_schema", "logprobs")
     max_in_flight: Annotated[int, Field(ge=1)] = 256
     timeouts: Timeouts | None = None
     simulate: Simulation | None = None
@@ -137,8 +153,8 @@ class Exclude(Section):
 
     tier: Names = ()
     backend: Names = ()
-    precision: Annotated[tuple[Precision, ...], BeforeValidator(_one_or_many)] = ()
-    kind: Annotated[tuple[Kind, ...], BeforeValidator(_one_or_many)] = ()
+    precision: Precisions = ()
+    kind: Kinds = ()
 
 
 class Rule(Section):
@@ -164,7 +180,8 @@ class Rule(Section):
 class SessionSettings(Section):
     """Whether a conversation stays where it is: fast up, slow down.
 
-    A conversation is known by the request header named here, by ``user``, or by a hash of system prompt and first message.
+    A conversation is known by the request header named here, by ``user``, or by a hash of system prompt and first
+    message.
     """
 
     sticky: bool = True
@@ -212,8 +229,8 @@ class ClassifierSettings(Section):
     """Where signals come from.
 
     ``artifact`` is ``default`` or a folder. ``encoder`` is ``local``, a sentence-transformers model by name or path
-    (extra ``torch``), or the URL of an OpenAI-compatible embeddings endpoint with ``encoder_model``. ``deadline`` is how
-    long a decision waits for the second look. ``domains`` adds domains of your own from example prompts.
+    (extra ``torch``), or the URL of an OpenAI-compatible embeddings endpoint with ``encoder_model``. ``deadline`` is
+    how long a decision waits for the second look. ``domains`` adds domains of your own from example prompts.
     """
 
     artifact: str = "default"
@@ -242,10 +259,10 @@ class Policy(Section):
 
     version: Literal[1]
     description: str = ""
-    tiers: Annotated[Mapping[str, Tier], Field(min_length=1)]
+    tiers: Annotated[Mapping[Name, Tier], Field(min_length=1)]
     baseline: str = ""
     objective: Objective = Objective(keep_quality=0.97)
-    objectives: Mapping[str, Objective] = {}
+    objectives: Mapping[Name, Objective] = {}
     rules: tuple[Rule, ...] = ()
     aliases: Mapping[str, str] = {}
     session: SessionSettings = SessionSettings()

@@ -1,7 +1,7 @@
 """A YAML text as plain data that remembers where each part stands.
 
-Scalars follow YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema), so ``on``, ``no`` and ``22:00`` are
-text, and numbers with a fraction are Decimals, so that money is never a binary float. ``${NAME}`` and
+Scalars follow YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema), so ``on``, ``no`` and ``22:00``
+are text, and numbers with a fraction are Decimals, so that money is never a binary float. ``${NAME}`` and
 ``${NAME:-default}`` in values are replaced from an environment that the caller passes in.
 """
 
@@ -114,7 +114,7 @@ class _Reader:
                 return self._mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
-            return self._scalar(node, path)
+            return self._scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
         finally:
             self._open.pop()
 
@@ -132,7 +132,8 @@ class _Reader:
 
     def _pairs(self, node: yaml.MappingNode, path: Path) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
         """Give a mapping's own keys, then those merged in with ``<<`` that it does not have itself."""
-        own, merged = [], []
+        own: list[tuple[str, yaml.Node, yaml.Node]] = []
+        merged: list[yaml.Node] = []
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.refuse(path, _start(key), "a key must be plain text")
@@ -151,7 +152,7 @@ class _Reader:
                     taken.add(name)
                     yield name, key, value
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         self.written[path] = node.value
         text = self._substituted(node.value, path, self.values[path])
         return plain(text) if text is not None and node.style is None else text
@@ -167,7 +168,8 @@ class _Reader:
                 return "$"
             if name is None:
                 missing = True
-                self.refuse(path, place, f"cannot read {match[0]}", "expected ${NAME} or ${NAME:-default}; $${ is a plain ${")
+                hint = "expected ${NAME} or ${NAME:-default}; $${ is a plain ${"
+                self.refuse(path, place, f"cannot read {match[0]}", hint)
                 return ""
             found = self.environ.get(name)
             if found or (found is not None and default is None):

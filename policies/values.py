@@ -116,8 +116,8 @@ class View:
 
     ``now`` carries its time zone. ``cooling`` names backends in cooldown. ``in_flight`` counts requests per backend.
     ``exceeded`` names budgets that this request would overrun. ``spent_today`` is dollars since midnight. ``draw`` is a
-    uniform number in [0, 1) for logged exploration. An exceeded budget of scope ``tier`` or ``model`` is named with what
-    it limits, as ``name/target``.
+    uniform number in [0, 1) for logged exploration. An exceeded budget of scope ``tier`` or ``model`` is named with
+    what it limits, as ``name/target``.
     """
 
     now: datetime
@@ -163,9 +163,9 @@ class Decision:
     """Chosen steps, in the order they will be tried, with the reasons that a person can read.
 
     ``steps`` is empty exactly when ``refusal`` is given. ``propensity`` is the probability with which this tier was
-    chosen (1 unless the policy explores). ``estimates`` has every tier of the policy in policy order. ``rules`` names the
-    rules that matched. ``wanted`` is the tier that this request asked for by itself, before its session was looked at;
-    empty where it says too little to tell.
+    chosen (1 unless the policy explores). ``estimates`` has every tier of the policy in policy order. ``rules`` names
+    the rules that matched. ``wanted`` is the tier that this request asked for by itself, before its session was looked
+    at; empty where it says too little to tell.
     """
 
     steps: tuple[Step, ...]
@@ -225,7 +225,8 @@ class Entry:
 
     Costs are integer nano-dollars: ``cost_nanos`` sums all attempts, failed ones too; None means `unpriced`.
     ``baseline_nanos`` is what the baseline tier would have cost. ``at`` is Unix time in seconds. ``features`` and
-    ``signals`` are kept as the decision saw them (without content unless the policy logs it) so that it can be replayed.
+    ``signals`` are kept as the decision saw them (without content unless the policy logs it) so that it can be
+    replayed.
     """
 
     id: str
