@@ -1,0 +1,38 @@
+"""The composition root: everything one worker holds, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from router.ledger.journal import Journal
+from router.ledger.ledger import JOURNAL_NAME, Ledger
+from router.proxy import Proxy
+from router.settings import Settings, load_policy
+from router.state import open_store
+from router.telemetry import configure_logging
+
+
+@asynccontextmanager
+async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
+    """Open everything a worker needs, in order; close it in reverse: the ledger is flushed before the store goes.
+
+    Raises what `load_policy` raises, and `StoreNotStarted` when there is no server to embed.
+    """
+    configure_logging(settings.log_level)
+    loaded = load_policy(settings.policy)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(loaded.policy.redis, settings.data_dir))
+        journal = Journal(settings.data_dir / JOURNAL_NAME, keep_content=loaded.policy.logging.content)
+        ledger = Ledger(journal, store)
+        await ledger.start()
+        stack.push_async_callback(ledger.stop)
+        proxy = Proxy(settings, loaded, store, ledger)
+        stack.push_async_callback(proxy.close)
+        for background in (proxy.warm(), proxy.follow_policy()):
+            stack.callback(asyncio.create_task(background).cancel)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.reload)
+        yield proxy
+        proxy.draining = True

@@ -1,0 +1,181 @@
+"""The HTTP surface: one small function or class per path, and every error in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from router import wire
+from router.errors import RequestError, TierwiseError, to_openai
+
+if TYPE_CHECKING:
+    from router.proxy import Proxy
+
+log = logging.getLogger(__name__)
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(content, default=str), status, media_type="application/json")
+
+
+def _proxy(request: Request) -> Proxy:
+    proxy: Proxy = request.app.state.proxy
+    return proxy
+
+
+class ClientGone(Exception):
+    """The client hung up."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole request body. Raises `RequestError` (413) past ``limit`` bytes, `ClientGone` on a disconnect."""
+    too_large = RequestError(413, "body_too_large", f"The body is larger than the {limit} bytes this proxy accepts.")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise too_large
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise too_large
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def read_headers(scope: Scope) -> dict[str, str]:
+    """The request's headers by lower-case name."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+class Connection:
+    """Watches for the client's hang-up while a request is worked on, and cancels the work when it comes.
+
+    Leaving the block by that cancellation raises `ClientGone` in its place.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> Connection:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+        return self
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
+
+    def last_message(self) -> None:
+        """The answer is complete with the next message: a hang-up after it cancels nothing."""
+        self._watcher.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._watcher.cancel()
+        if kind is asyncio.CancelledError and self._gone and self._task.uncancel() == 0:
+            raise ClientGone from None
+
+
+class ChatCompletions:
+    """``POST /v1/chat/completions``, as a bare ASGI application: the hot path needs no request or response object."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        arrived = perf_counter()
+        proxy: Proxy = scope["app"].state.proxy
+        with contextlib.suppress(ClientGone):
+            try:
+                raw = await read_body(scope, receive, proxy.policy.limits.body_bytes)
+                request = proxy.read_chat(raw, read_headers(scope))
+            except RequestError as error:
+                await _error(error)(scope, receive, send)
+                return
+            async with Connection(receive) as connection, proxy.pipeline.serve(request, arrived) as served:
+                await send({"type": "http.response.start", "status": served.status, "headers": served.raw_headers})
+                async for chunk in served.body:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                connection.last_message()
+                await send({"type": "http.response.body", "body": b""})
+
+
+async def route(request: Request) -> Response:
+    """``POST /v1/route``: decide where a chat request would go, and say why, without calling anyone."""
+    proxy = _proxy(request)
+    raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
+    choice = await proxy.pipeline.choose(proxy.read_chat(raw, read_headers(request.scope)).features)
+    return _json(choice.as_json())
+
+
+async def models(request: Request) -> Response:
+    """``GET /v1/models``: every name that ``model`` may take, in OpenAI's shape."""
+    return _json({"object": "list", "data": [{"id": name, **_MODEL} for name in _proxy(request).model_names()]})
+
+
+async def healthz(request: Request) -> Response:
+    """``GET /healthz``: the process is alive."""
+    return _json({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """``GET /readyz``: whether the proxy takes requests, and in which state each of its parts is."""
+    state = _proxy(request).readiness()
+    return _json(state, 200 if state["ready"] else 503)
+
+
+async def metrics(request: Request) -> Response:
+    """``GET /metrics``: Prometheus' text format."""
+    return Response(_proxy(request).exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def report(request: Request) -> Response:
+    """``GET /report``: the cost report as JSON, with ``since``, ``until`` and ``by`` as in ``tierwise report``."""
+    return _json(await _proxy(request).report(request.query_params))
+
+
+_MODEL = {"object": "model", "created": 0, "owned_by": "tierwise"}
+
+
+def _error(error: TierwiseError) -> Response:
+    status, headers, body = to_openai(error)
+    return Response(body, status, headers, "application/json")
+
+
+async def _on_request_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return _error(error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    message = f"Invalid URL ({request.method} {request.url.path})" if error.status_code == 404 else error.detail
+    return _error(RequestError(error.status_code, code, message, headers=error.headers))
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    return _error(RequestError(500, "internal_error", "The proxy failed on this request; its log says why."))
+
+
+EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    RequestError: _on_request_error,
+    HTTPException: _on_http_exception,
+    Exception: _on_bug,
+}

@@ -1,0 +1,152 @@
+"""One worker: the policy in force, everything that serves it, and how one takes over from the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from watchfiles import awatch
+
+from classifiers.artifact import ArtifactError, default_artifact
+from classifiers.classifier import Classifier
+from classifiers.encoder import Encoder, EncoderUnavailable
+from classifiers.static import StaticEncoder
+from policies import addressing
+from policies.document import Loaded, PolicyErrors
+from policies.schema import Policy
+from router import encoders, wire
+from router.backends import open_backends
+from router.dispatch import Dispatcher
+from router.ledger.ledger import Ledger
+from router.pipeline import Pipeline
+from router.settings import Settings, load_policy, targets
+from router.signals import SignalReader
+from router.state.store import RedisStore
+from router.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class Proxy:
+    """One worker: the policy in force and everything that serves it."""
+
+    def __init__(self, settings: Settings, loaded: Loaded, store: RedisStore, ledger: Ledger) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledger = ledger
+        self._telemetry = Telemetry()
+        self._encoders: tuple[StaticEncoder | None, Encoder | None] = (None, None)
+        self._no_encoder = "the encoder is warming up"
+        self._policy_problem = ""
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self._take(loaded)
+
+    def _take(self, loaded: Loaded) -> None:
+        """Build what serves this policy, and only then put it in force."""
+        backends = open_backends(loaded.policy)
+        dispatcher = Dispatcher(backends, loaded.policy)
+        reader = SignalReader()
+        self._point(reader, loaded.policy)
+        self.pipeline = Pipeline(loaded, reader, dispatcher, self._store, self._ledger, self._telemetry)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.pipeline.loaded.policy
+
+    def read_chat(self, raw: bytes, headers: Mapping[str, str]) -> wire.ChatRequest:
+        """Check a chat body under the policy in force. Raises `RequestError`."""
+        return wire.read_chat(raw, headers, seen=self.pipeline.headers_read, session_header=self.policy.session.header)
+
+    def model_names(self) -> list[str]:
+        """Every name that a request may ask for."""
+        return addressing.models(self.policy)
+
+    # classifier
+
+    def _point(self, reader: SignalReader, policy: Policy) -> None:
+        """Give a reader the best classifier that the encoders at hand allow."""
+        settings = policy.classifier
+        artifact = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
+        static, full = self._encoders
+        try:
+            reader.use(Classifier.load(artifact, targets(policy), static=static, full=full, domains=settings.domains))
+        except (ArtifactError, OSError) as error:
+            log.error("no classifier: %s; the policy leans to its baseline", error)
+            reader.without(str(error))
+
+    def _encoders_ready(self, static: StaticEncoder | None, full: Encoder | None) -> None:
+        self._encoders = (static, full)
+        self._point(self.pipeline.reader, self.policy)
+
+    async def warm(self) -> None:
+        """Bring up the encoders behind the requests that are served meanwhile on what there is."""
+        loop = asyncio.get_running_loop()
+
+        def ready(static: StaticEncoder | None, full: Encoder | None) -> None:
+            loop.call_soon_threadsafe(self._encoders_ready, static, full)
+
+        try:
+            await asyncio.to_thread(encoders.warm, self.policy.classifier, self._settings.cache_dir, ready)
+            self._no_encoder = ""
+        except EncoderUnavailable as error:
+            self._no_encoder = str(error)
+            log.warning("serving on lexical features alone: %s", error)
+
+    # reload
+
+    async def follow_policy(self) -> None:
+        """Reload whenever the policy's file changes; its folder is watched, since editors replace files."""
+        path = self._settings.policy.resolve()
+        async for _ in awatch(path.parent, watch_filter=lambda _, changed: Path(changed) == path, debounce=200):
+            self.reload()
+
+    def reload(self) -> None:
+        """Validate the policy's file, then swap it in whole; a bad one keeps the last good one and says so."""
+        try:
+            loaded = load_policy(self._settings.policy)
+        except (OSError, PolicyErrors) as error:
+            self._policy_problem = str(error)
+            log.error("the policy was not reloaded; the last good one (%s) stays:\n%s", self.pipeline.loaded.hash, error)
+            return
+        self._policy_problem = ""
+        if loaded.hash == self.pipeline.loaded.hash:
+            return
+        if loaded.policy.redis != self.policy.redis:
+            log.warning("a new redis URL takes effect when the proxy starts again")
+        old = self.pipeline
+        self._take(loaded)
+        log.info("the policy %s is in force", loaded.hash)
+        retiring = asyncio.create_task(old.retire())
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    # what operators ask
+
+    def readiness(self) -> Mapping[str, object]:
+        """The state of each part. A store that is away or an encoder that is not there does not stop the proxy."""
+        return {
+            "ready": not self.draining,
+            "policy": self.pipeline.loaded.hash,
+            "policy_problem": self._policy_problem,
+            "classifier": self.pipeline.reader.looks,
+            "classifier_problem": self._no_encoder or self.pipeline.reader.problem,
+            "store": "ready" if self._store.ready else "away",
+            "ledger_problem": self._ledger.problem,
+        }
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        self._telemetry.ready("store", self._store.ready)
+        self._telemetry.ready("classifier", self.pipeline.reader.looks == "full")
+        self._telemetry.ready("policy", not self._policy_problem)
+        return self._telemetry.exposition()
+
+    async def close(self) -> None:
+        """Stop serving this policy; what is in flight has ended by now."""
+        for retiring in tuple(self._retiring):
+            retiring.cancel()
+        await self.pipeline.close()

@@ -1,0 +1,49 @@
+"""What a worker is started with, and the policy it reads: shared by the server and by commands that explain or check."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from zoneinfo import available_timezones
+
+from classifiers.targets import Target
+from policies import document, presets
+from policies.document import Loaded
+from policies.schema import Policy
+from router import prices
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker is started with; everything else is in the policy."""
+
+    policy: Path
+    data_dir: Path
+    cache_dir: Path
+    log_level: str = "INFO"
+
+
+def policy_file(name: str, data_dir: Path) -> Path:
+    """The file of a policy, or of a preset named instead of one: it is written beside the data, to be read and edited."""
+    if name not in presets.names() or Path(name).exists():
+        return Path(name)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / f"{name}.yaml"
+    if not path.exists():
+        path.write_text(presets.text(name), encoding="utf-8")
+    return path
+
+
+def load_policy(path: Path) -> Loaded:
+    """Read and validate a policy, and fill in list prices. Raises `OSError` or `PolicyErrors`."""
+    text = path.read_text(encoding="utf-8")
+    loaded = document.load(text, file=str(path), environ=os.environ, is_timezone=available_timezones().__contains__)
+    return document.complete(loaded, prices.catalogue())
+
+
+def targets(policy: Policy) -> list[Target]:
+    """What each tier's success is to be predicted by."""
+    return [
+        Target(name, tier.trained_as or tier.backends[0].model, tier.quality, tier.size_b) for name, tier in policy.tiers.items()
+    ]

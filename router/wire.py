@@ -1,0 +1,155 @@
+"""The wire: a client's bytes become a `ChatRequest`, or an error in OpenAI's shape that names the field.
+
+Only what Tierwise reads is checked; every other field travels on untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from classifiers.features import extract
+from policies.values import Features
+from router.errors import RequestError
+
+_BEARER = "bearer "
+_DEEPEST = 250
+"""Levels of nesting that can be written again as well as read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A checked ``/v1/chat/completions`` body, as it came, and the facts read off it."""
+
+    body: Mapping[str, object]
+    stream: bool
+    wants_usage: bool
+    features: Features
+
+
+def key_id(headers: Mapping[str, str]) -> str:
+    """The public id of the client's key: a hash, so that no entry or log can give the key away."""
+    authorization = headers.get("authorization", "")
+    key = authorization[len(_BEARER) :].strip() if authorization.lower().startswith(_BEARER) else headers.get("x-api-key", "")
+    return f"key_{hashlib.sha256(key.encode()).hexdigest()[:16]}" if key else "anonymous"
+
+
+def read_chat(raw: bytes, headers: Mapping[str, str], *, seen: frozenset[str], session_header: str) -> ChatRequest:
+    """Check a chat body and read its features.
+
+    ``headers`` has lower-case names; only those in ``seen`` reach the features. Raises `RequestError` (400) that names
+    the field.
+    """
+    body = _object(raw)
+    _check(body)
+    key = key_id(headers)
+    stream_options = body.get("stream_options")
+    return ChatRequest(
+        body=body,
+        stream=body.get("stream") is True,
+        wants_usage=isinstance(stream_options, dict) and stream_options.get("include_usage") is True,
+        features=extract(
+            body,
+            key_id=key,
+            headers={name: headers[name] for name in seen if name in headers},
+            conversation=_conversation(body, key, headers.get(session_header, "")),
+        ),
+    )
+
+
+def _object(raw: bytes) -> dict[str, object]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, "invalid_json", f"We could not parse the body as JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise RequestError(400, "invalid_type", "The body must be a JSON object.")
+    if raw.count(b"[") + raw.count(b"{") > _DEEPEST:
+        try:
+            orjson.dumps(body)
+        except orjson.JSONEncodeError as error:
+            raise RequestError(400, "invalid_json", f"The body is nested too deeply: {_DEEPEST} levels at most.") from error
+    return body
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "model": ("a string", lambda value: isinstance(value, str)),
+    "messages": ("an array of messages", lambda value: isinstance(value, list)),
+    "stream": ("a boolean", lambda value: isinstance(value, bool)),
+    "stream_options": ("an object", lambda value: isinstance(value, dict)),
+    "n": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
+    "max_tokens": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
+    "max_completion_tokens": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
+    "temperature": ("a number", _is_number),
+    "top_p": ("a number", _is_number),
+    "seed": ("an integer", _is_integer),
+    "logprobs": ("a boolean", lambda value: isinstance(value, bool)),
+    "tools": ("an array", lambda value: isinstance(value, list)),
+    "response_format": ("an object", lambda value: isinstance(value, dict)),
+    "stop": ("a string or an array", lambda value: isinstance(value, str | list)),
+    "user": ("a string", lambda value: isinstance(value, str)),
+}
+
+
+def _check(body: Mapping[str, object]) -> None:
+    for name in ("model", "messages"):
+        if body.get(name) is None:
+            raise RequestError(400, "missing_required_parameter", f"Missing required parameter: '{name}'.", name)
+    for name, value in body.items():
+        if name in _FIELDS and value is not None:
+            expected, holds = _FIELDS[name]
+            if not holds(value):
+                raise _wrong_type(name, expected, value)
+    messages = body["messages"]
+    assert isinstance(messages, list)
+    if not messages:
+        raise RequestError(400, "empty_array", "Invalid 'messages': expected at least one message.", "messages")
+    for index, message in enumerate(messages):
+        _check_message(f"messages[{index}]", message)
+
+
+def _check_message(where: str, message: object) -> None:
+    if not isinstance(message, dict):
+        raise _wrong_type(where, "an object", message)
+    if not isinstance(message.get("role"), str):
+        raise RequestError(400, "missing_required_parameter", f"Missing required parameter: '{where}.role'.", f"{where}.role")
+    content = message.get("content")
+    if not isinstance(content, str | list | None):
+        raise _wrong_type(f"{where}.content", "a string or an array of content parts", content)
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, dict):
+            raise _wrong_type(f"{where}.content[{index}]", "an object", part)
+
+
+_JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
+
+
+def _wrong_type(field: str, expected: str, value: object) -> RequestError:
+    found = _JSON_TYPES.get(type(value), "null")
+    return RequestError(400, "invalid_type", f"Invalid type for '{field}': expected {expected}, but got {found}.", field)
+
+
+def _conversation(body: Mapping[str, object], key: str, session: str) -> str:
+    """What names the conversation: the session header, else ``user``, else the system prompt with the first message.
+
+    The client's key is part of it, so that two clients with the same opening never share a session.
+    """
+    if session or body.get("user"):
+        opening = orjson.dumps(["named", session or body["user"]])
+    else:
+        messages = body["messages"]
+        assert isinstance(messages, list)
+        first_user = next((index for index, message in enumerate(messages) if message.get("role") == "user"), 0)
+        opening = orjson.dumps([message.get("content") for message in messages[: first_user + 1]])
+    return hashlib.blake2b(key.encode() + b"\0" + opening, digest_size=12).hexdigest()
