@@ -77,12 +77,18 @@ Cost: TypeAlias = Annotated[
 
 
 class Timeouts(Section):
-    """How long to wait: for a connection, for the first token (headers included), between tokens, and in all."""
+    """How long to wait for one attempt: a connection, the first token (headers included), between tokens, and in all.
+
+    ``answer`` stands in for first token and between tokens where an answer is not streamed, and so shows nothing before
+    its end. ``deadline`` is over all attempts of a request together; only the policy's own is used.
+    """
 
     connect: Duration = timedelta(seconds=2)
     first_token: Duration = timedelta(seconds=30)
     between_tokens: Duration = timedelta(seconds=20)
+    answer: Duration = timedelta(minutes=3)
     total: Duration = timedelta(minutes=10)
+    deadline: Duration = timedelta(minutes=15)
 
 
 class Simulation(Section):

@@ -1,0 +1,306 @@
+"""The decision: which backends to try for a request, in which order, and why. Pure, total, deterministic.
+
+In this order: what the model name asks for, who could serve it at all, budgets, the rules, the objective, the session,
+exploration, and last the steps with their fallbacks. What needs a clock, a store or a random draw is in the `View`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from policies.addressing import Target, resolve
+from policies.conditions import Facts, Verdict
+from policies.document import Loaded
+from policies.eligibility import Standing, refusal, standings
+from policies.money import expected_cost, price_of
+from policies.objective import Option, assured, caution, choose, cost_order, expected_output_tokens, floor
+from policies.schema import Budget, Objective, Policy, Rule
+from policies.session import hold, next_session
+from policies.values import Decision, Estimate, Features, Refusal, Signals, Step, Success, View
+
+__all__ = ["budgets_for", "could_flip", "decide", "judge_rules", "needs_signals", "next_session"]
+
+DOUBT = 2.0
+"""Standard errors by which `could_flip` moves predictions to their optimistic and pessimistic ends."""
+
+DOUBTFUL_DOMAIN = 0.1
+"""Probability from which `could_flip` takes another domain than the likeliest for possible."""
+
+DOUBTFUL_COMPLEXITY = 0.1
+"""How far `could_flip` moves complexity."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One request with everything known of it."""
+
+    policy: Policy
+    features: Features
+    signals: Signals | None
+    view: View
+    rules: tuple[tuple[Rule, Verdict], ...]
+    standings: tuple[Standing, ...]
+    options: Mapping[str, Option]
+    over: tuple[Budget, ...]
+
+    def matched(self, action: str) -> list[Rule]:
+        """Give the matching rules with this action, in order."""
+        return [rule for rule, verdict in self.rules if verdict.holds and getattr(rule, action) is not None]
+
+    def eligible(self) -> list[str]:
+        """Give the tiers that can serve now, lowest first; where all of them rest, those that could otherwise."""
+        return list(dict.fromkeys(standing.tier for standing in _awake(self.standings)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """A chosen tier, the sentences for it, and what the request wanted by itself."""
+
+    tier: str
+    reasons: tuple[str, ...]
+    utilities: Mapping[str, float] = field(default_factory=dict)
+    wanted: str = ""
+    propensity: float = 1.0
+
+
+def decide(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision:
+    """Choose the steps for a request. Never raises: a request that nothing can serve gets a refusal."""
+    policy, target = loaded.policy, resolve(loaded.policy, features.model)
+    if isinstance(target, Refusal):
+        return Decision((), (target.message,), loaded.hash, refusal=target)
+    case = _case(loaded, features, signals, view)
+    refused = _refusal(case, target)
+    if refused is not None:
+        pick, steps = _Pick("", (refused.message,)), []
+    elif target.kind == "backend":
+        pick = _Pick("", (f"the request names the backend {target.name}",))
+        steps = [Step(s.tier, s.backend.name) for s in case.standings if s.backend.name == target.name]
+    else:
+        pick = _pick(case, target)
+        steps = _steps(case, [pick.tier, *policy.fallback.get(pick.tier, ())])
+    return Decision(
+        steps=tuple(steps),
+        reasons=(*_about(case), *pick.reasons),
+        policy_hash=loaded.hash,
+        propensity=pick.propensity,
+        estimates=tuple(_estimates(case, pick.utilities)),
+        rules=tuple(rule.name for rule, verdict in case.rules if verdict.holds),
+        wanted=pick.wanted,
+        refusal=refused,
+    )
+
+
+def judge_rules(policy: Policy, facts: Facts) -> tuple[tuple[Rule, Verdict], ...]:
+    """Judge every rule of the policy, in its order."""
+    return tuple((rule, rule.when.match(facts)) for rule in policy.rules)
+
+
+def budgets_for(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> tuple[Budget, ...]:
+    """Give the budgets that this request counts against; one whose condition is not known counts."""
+    facts = Facts(features, signals, view.now)
+    return tuple(budget for budget in loaded.policy.budgets if budget.when.match(facts).holds is not False)
+
+
+def needs_signals(loaded: Loaded, features: Features) -> bool:
+    """Say whether classification could matter to the decision."""
+    policy, target = loaded.policy, resolve(loaded.policy, features.model)
+    if isinstance(target, Refusal):
+        return False
+    open_questions = [
+        rule
+        for rule, verdict in judge_rules(policy, Facts(features))
+        if verdict.holds is None and rule.when.asks_signals()
+    ]
+    if any(rule.exclude for rule in open_questions) or any(budget.when.asks_signals() for budget in policy.budgets):
+        return True
+    if target.kind != "auto":
+        return False
+    for rule, verdict in judge_rules(policy, Facts(features)):
+        if rule.tier is not None and verdict.holds is not False:
+            return verdict.holds is None
+    return len(policy.tiers) > 1
+
+
+def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View) -> bool:
+    """Say whether a better look at the request could change the steps.
+
+    Decides again with each prediction at either end of its interval, with every other domain that is still likely, and
+    with complexity moved both ways.
+    """
+    steps = decide(loaded, features, signals, view).steps
+    return any(decide(loaded, features, other, view).steps != steps for other in _doubts(loaded.policy, signals))
+
+
+def _doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
+    for sign in (DOUBT, -DOUBT):
+        yield replace(
+            signals,
+            success={
+                tier: replace(success, probability=_moved(success, -sign if tier == policy.baseline else sign))
+                for tier, success in signals.success.items()
+            },
+        )
+    for domain, probability in signals.domain_probs.items():
+        if domain != signals.domain and probability >= DOUBTFUL_DOMAIN:
+            yield replace(signals, domain=domain)
+    if signals.complexity is not None:
+        for shift in (DOUBTFUL_COMPLEXITY, -DOUBTFUL_COMPLEXITY):
+            yield replace(signals, complexity=min(1.0, max(0.0, signals.complexity + shift)))
+
+
+def _moved(success: Success, standard_errors: float) -> float:
+    return min(1.0, assured(success, -standard_errors))
+
+
+def _case(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> _Case:
+    policy = loaded.policy
+    rules = judge_rules(policy, Facts(features, signals, view.now))
+    over, spent = [], {}
+    for budget in budgets_for(loaded, features, signals, view):
+        for name in view.exceeded:
+            if name == budget.name:
+                over.append(budget)
+            elif name.startswith(f"{budget.name}/"):
+                spent[name.removeprefix(f"{budget.name}/")] = budget.name
+    excluding = [rule for rule, verdict in rules if verdict.holds and rule.exclude is not None]
+    standing = tuple(standings(policy, features, view, excluding, spent))
+    options = {
+        tier: _option(policy, tier, order, standing, features, signals) for order, tier in enumerate(policy.tiers)
+    }
+    return _Case(policy, features, signals, view, rules, standing, options, tuple(over))
+
+
+def _option(
+    policy: Policy, tier: str, order: int, standing: Sequence[Standing], features: Features, signals: Signals | None
+) -> Option:
+    """Estimate one tier; its cost is that of its dearest backend able to serve, and unknown if one is unpriced."""
+    within = [s for s in standing if s.tier == tier]
+    costs: list[Decimal | None] = []
+    for backend in [s.backend for s in within if s.able] or [s.backend for s in within]:
+        output = expected_output_tokens(features, signals, backend.max_output_tokens)
+        cost = expected_cost(price_of(backend), features.input_tokens, output)
+        costs.append(cost if isinstance(cost, Decimal) else None)
+    known = [cost for cost in costs if cost is not None]
+    return Option(tier, order, signals.success.get(tier) if signals else None, max(known) if known == costs else None)
+
+
+def _refusal(case: _Case, target: Target) -> Refusal | None:
+    """Say why nothing can be planned, if so."""
+    for budget in case.over:
+        if budget.on_exceeded == "reject" or target.kind == "backend":
+            message = f"The budget {budget.name!r} for this {budget.per} would be exceeded."
+            return Refusal(429, "budget_exceeded", message)
+    asked = case.standings
+    if target.kind == "backend":
+        asked = tuple(s for s in case.standings if s.backend.name == target.name)
+    elif target.kind == "tier" and not case.over:
+        tiers = (target.name, *case.policy.fallback.get(target.name, ()))
+        asked = tuple(s for s in case.standings if s.tier in tiers)
+    return None if any(standing.able for standing in asked) else refusal(asked)
+
+
+def _pick(case: _Case, target: Target) -> _Pick:
+    """Choose a tier of which, or of whose fallbacks, something can serve."""
+    eligible = case.eligible()
+    resting: tuple[str, ...] = ()
+    if not any(standing.ready for standing in case.standings):
+        resting = ("everything that could serve rests after failures: trying the least bad",)
+    if case.over:
+        cheapest = min((case.options[tier] for tier in eligible), key=cost_order).tier
+        return _Pick(
+            cheapest, (*resting, f"the budget {case.over[0].name!r} is spent: {cheapest} is the cheapest left")
+        )
+    if target.kind == "tier":
+        return _Pick(target.name, (*resting, f"the request names the tier {target.name}"))
+    for rule in case.matched("tier"):
+        tier = str(rule.tier)
+        if _steps(case, [tier, *case.policy.fallback.get(tier, ())]):
+            return _Pick(tier, (*resting, f"rule {rule.name!r} sends it to {tier}"), wanted=tier)
+        resting = (*resting, f"rule {rule.name!r} would send it to {tier}, which cannot serve it")
+    wanted = _wanted(case, target.objective or case.policy.objective, eligible)
+    return _explored(case, _held(case, replace(wanted, reasons=(*resting, *wanted.reasons)), eligible), eligible)
+
+
+def _wanted(case: _Case, objective: Objective, eligible: Sequence[str]) -> _Pick:
+    """Choose what the request wants by itself: a preferred tier that keeps the floor, else the objective's choice."""
+    baseline = case.options[case.policy.baseline]
+    choice = choose(objective, [case.options[tier] for tier in eligible], baseline, case.signals, case.view)
+    least, passed = floor(objective, baseline), []
+    for rule in case.matched("prefer"):
+        tier, success = str(rule.prefer), case.options[str(rule.prefer)].success
+        if tier not in eligible:
+            passed.append(f"rule {rule.name!r} prefers {tier}, which cannot serve it")
+        elif success is not None and assured(success, -caution(case.signals)) < least:
+            falls = f"{success.probability:.2f} is below the floor of {least:.2f}"
+            passed.append(f"rule {rule.name!r} prefers {tier}, but its predicted {falls}")
+        else:
+            return _Pick(tier, (*passed, f"rule {rule.name!r} prefers {tier}"), choice.utilities, tier)
+    return _Pick(choice.tier, (*passed, choice.why), choice.utilities, choice.tier)
+
+
+def _held(case: _Case, pick: _Pick, eligible: Sequence[str]) -> _Pick:
+    session = case.view.session
+    if session is None or not case.policy.session.sticky:
+        return pick
+    held = hold(case.policy.session, session, pick.wanted, case.features, eligible)
+    return (
+        pick if held is None else replace(pick, tier=held.tier, wanted=held.wanted, reasons=(*pick.reasons, held.why))
+    )
+
+
+def _explored(case: _Case, pick: _Pick, eligible: Sequence[str]) -> _Pick:
+    """Now and then take any eligible tier at random, never within a session, and state the odds of what was taken."""
+    rate, draw = case.policy.exploration, case.view.draw
+    if rate <= 0 or len(eligible) < 2 or (case.view.session is not None and case.policy.session.sticky):
+        return pick
+    by_chance = rate / len(eligible)
+    if draw >= rate:
+        return replace(pick, propensity=1 - rate + by_chance)
+    tier = eligible[min(int(draw / by_chance), len(eligible) - 1)]
+    odds = 1 - rate + by_chance if tier == pick.tier else by_chance
+    return replace(pick, tier=tier, propensity=odds, reasons=(*pick.reasons, f"exploring: {tier} by chance"))
+
+
+def _steps(case: _Case, tiers: Sequence[str]) -> list[Step]:
+    """Plan the calls: each tier's backends in turn, the session's own first, then the least loaded."""
+    session = case.view.session
+
+    def load(standing: Standing) -> tuple[bool, bool, int]:
+        busy = case.view.in_flight.get(standing.backend.name, 0)
+        own = session is not None and case.policy.session.sticky and session.backend == standing.backend.name
+        return (busy >= standing.backend.max_in_flight, not own, busy)
+
+    plan = [s for tier in dict.fromkeys(tiers) for s in sorted(_within(case, tier), key=load)]
+    return [Step(standing.tier, standing.backend.name) for standing in _awake(plan)]
+
+
+def _within(case: _Case, tier: str) -> list[Standing]:
+    return [standing for standing in case.standings if standing.tier == tier]
+
+
+def _awake(standing: Sequence[Standing]) -> list[Standing]:
+    """Keep those with nothing in the way; where there is none, those that only rest."""
+    return [s for s in standing if s.ready] or [s for s in standing if s.able]
+
+
+def _about(case: _Case) -> Iterator[str]:
+    """Say what the signals are, and how far they can be trusted."""
+    signals = case.signals
+    if signals is None:
+        return
+    graded = "" if signals.complexity is None else f", complexity {signals.complexity:.2f} ({signals.band})"
+    yield f"domain {signals.domain}{graded}"
+    if signals.missing:
+        yield f"signals are incomplete ({'; '.join(signals.missing)}): leaning to {case.policy.baseline}"
+    if signals.ood:
+        yield f"unlike anything trained on: leaning to {case.policy.baseline}"
+
+
+def _estimates(case: _Case, utilities: Mapping[str, float]) -> Iterator[Estimate]:
+    for tier, option in case.options.items():
+        within = _within(case, tier)
+        obstacles = [] if any(s.ready for s in within) else [(s.backend.name, o) for s in within for o in s.obstacles]
+        excluded = tuple(f"{name} {obstacle.why}" for name, obstacle in obstacles)
+        yield Estimate(tier, option.success, option.cost, utilities.get(tier), excluded)

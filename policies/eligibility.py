@@ -1,0 +1,115 @@
+"""Which backends could serve a request at all, and what stands in the way of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from policies.addressing import backends
+from policies.schema import Backend, Policy, Rule
+from policies.values import Features, Refusal, View
+
+ROOM_FOR_ANSWER = 256
+"""Tokens of the context window kept for an answer whose length the request does not limit."""
+
+
+class Kind(IntEnum):
+    """What can stand in the way, in the order in which it is looked at."""
+
+    CAPABILITY = 1
+    OUTPUT_CAP = 2
+    CONTEXT = 3
+    EXCLUDED = 4
+    BUDGET = 5
+    COOLDOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One thing that keeps a backend from serving a request, as a phrase that follows its name."""
+
+    kind: Kind
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One backend's standing for one request: nothing in the way, resting only, or worse."""
+
+    tier: str
+    backend: Backend
+    obstacles: tuple[Obstacle, ...]
+
+    @property
+    def able(self) -> bool:
+        """Whether the request could be sent there, resting or not."""
+        return all(obstacle.kind is Kind.COOLDOWN for obstacle in self.obstacles)
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing at all stands in the way."""
+        return not self.obstacles
+
+
+def standings(
+    policy: Policy, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
+) -> list[Standing]:
+    """Judge every backend of the policy, in policy order.
+
+    ``excluding`` are the matching rules that exclude; ``spent`` names exhausted budgets by the tier, backend or model
+    that they limit.
+    """
+    return [
+        Standing(tier, backend, tuple(_obstacles(tier, backend, features, view, excluding, spent)))
+        for tier, backend in backends(policy)
+    ]
+
+
+def _obstacles(
+    tier: str, backend: Backend, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
+) -> Iterator[Obstacle]:
+    lacking = sorted(features.requires.difference(backend.supports))
+    if lacking:
+        yield Obstacle(Kind.CAPABILITY, f"does not support {' or '.join(lacking)}")
+    asked, cap = features.max_output_tokens, backend.max_output_tokens
+    if asked is not None and cap is not None and asked > cap:
+        yield Obstacle(Kind.OUTPUT_CAP, f"answers at most {cap:,} tokens, {asked:,} were asked for")
+    needed = features.input_tokens + (ROOM_FOR_ANSWER if asked is None else asked)
+    if backend.context_window is not None and needed > backend.context_window:
+        yield Obstacle(Kind.CONTEXT, f"has a window of {backend.context_window:,} tokens, {needed:,} are needed")
+    for rule in excluding:
+        if (why := _excluded(rule, tier, backend)) is not None:
+            yield Obstacle(Kind.EXCLUDED, f"is excluded by rule {rule.name!r} ({why})")
+    for limited in (tier, backend.name, backend.model):
+        if limited in spent:
+            yield Obstacle(Kind.BUDGET, f"has spent its budget {spent[limited]!r}")
+    if backend.name in view.cooling:
+        yield Obstacle(Kind.COOLDOWN, "rests after failures")
+
+
+def _excluded(rule: Rule, tier: str, backend: Backend) -> str | None:
+    exclude = rule.exclude
+    if exclude is None:
+        return None
+    facts = (("tier", tier), ("backend", backend.name), ("precision", backend.precision), ("kind", backend.kind))
+    return next((f"{what} {fact}" for what, fact in facts if fact in getattr(exclude, what)), None)
+
+
+_REFUSALS: Mapping[Kind, tuple[int, str, str | None]] = {
+    Kind.CAPABILITY: (400, "unsupported_capability", None),
+    Kind.OUTPUT_CAP: (400, "max_tokens_exceeded", "max_tokens"),
+    Kind.CONTEXT: (400, "context_length_exceeded", "messages"),
+    Kind.EXCLUDED: (403, "excluded_by_policy", "model"),
+    Kind.BUDGET: (429, "budget_exceeded", None),
+}
+
+
+def refusal(unable: Sequence[Standing]) -> Refusal:
+    """Say why none of these can serve the request; the one that came furthest decides the error's code."""
+    first = [
+        next(obstacle for obstacle in standing.obstacles if obstacle.kind is not Kind.COOLDOWN) for standing in unable
+    ]
+    status, code, param = _REFUSALS[max(obstacle.kind for obstacle in first)]
+    each = [f"{standing.backend.name} {obstacle.why}" for standing, obstacle in zip(unable, first, strict=True)]
+    return Refusal(status, code, f"No backend can serve this request: {'; '.join(each)}.", param)
