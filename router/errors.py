@@ -4,7 +4,6 @@
 
     TierwiseError
     ├── RequestError      the request cannot be served as it is: status, code, message, param
-    │   └── Overloaded    every backend that could serve it is full: 429 with a true Retry-After
     ├── UpstreamError     one attempt at one backend failed: kind, phase, status
     └── Exhausted         every attempt failed before a byte of content had been sent
 
@@ -96,16 +95,6 @@ class RequestError(TierwiseError):
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
         self.headers: Mapping[str, str] = headers or {}
-
-
-class Overloaded(RequestError):
-    """Every backend that could serve the request is full. ``retry_after`` is in seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        wait = max(1, round(retry_after + 0.5))
-        message = f"All backends that could serve this request are full. Try again in {wait} s."
-        super().__init__(429, "overloaded", message, headers={"retry-after": str(wait)})
-        self.retry_after = retry_after
 
 
 class UpstreamError(TierwiseError):

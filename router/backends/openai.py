@@ -1,0 +1,98 @@
+"""Any server that speaks OpenAI's protocol, and the engines that do, each with the address it listens on by default."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from policies import schema
+from router.backends import USAGE_PATHS, Call, Reply
+from router.backends.client import LARGEST_ERROR, Client
+from router.errors import UpstreamError, from_response
+from router.retry_after import retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Where a kind of server listens unless told otherwise, and the path that says whether it is well.
+
+    A health path that begins with a slash is taken from the server's root, any other one from the base URL.
+    """
+
+    base_url: str
+    health: str
+
+
+ENGINES: Mapping[str, Engine] = {
+    "openai": Engine("https://api.openai.com/v1", "models"),
+    "vllm": Engine("http://127.0.0.1:8000/v1", "/health"),
+    "sglang": Engine("http://127.0.0.1:30000/v1", "/health"),
+    "tensorrt-llm": Engine("http://127.0.0.1:8000/v1", "/health"),
+    "llamacpp": Engine("http://127.0.0.1:8080/v1", "/health"),
+    "ollama": Engine("http://127.0.0.1:11434/v1", "models"),
+}
+
+
+class OpenAI:
+    """A backend spoken to over HTTP in OpenAI's protocol. A request's body goes out as it came, but for two fields."""
+
+    def __init__(self, config: schema.Backend, timeouts: schema.Timeouts, base_url: str | None = None) -> None:
+        engine = ENGINES.get(config.kind, ENGINES["openai"])
+        self.name = config.name
+        self.config = config
+        self._base_url = base_url or config.base_url or engine.base_url
+        self._health = engine.health
+        headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
+        self._secrets = tuple(headers.values())
+        if config.api_key is not None and (key := config.api_key.get_secret_value()):
+            headers.setdefault("authorization", f"Bearer {key}")
+            self._secrets += (key,)
+        self._connect = timeouts.connect.total_seconds()
+        self._client = Client(self._base_url, headers, connect=self._connect)
+
+    def __repr__(self) -> str:
+        return f"OpenAI({self.name!r}, model={self.config.model!r})"
+
+    async def send(self, call: Call) -> Reply:
+        """Make the call. Raises `UpstreamError` for anything but a 200."""
+        response = await self._client.post(call.path, orjson.dumps(patched(call, self.config.model)))
+        if response.status == 200:
+            return response
+        try:
+            body = await response.read(LARGEST_ERROR)
+        except UpstreamError:
+            body = b""
+        finally:
+            response.close()
+        wait = retry_after(response.headers, time.time())
+        raise from_response(response.status, body, secrets=self._secrets, retry_after=wait)
+
+    async def healthy(self) -> bool:
+        """Whether the engine's health path answers below 400 within twice the connect timeout."""
+        root = self._base_url.split("/", 3)
+        path = "/".join(root[:3]) + self._health if self._health.startswith("/") else self._health
+        try:
+            async with asyncio.timeout(2 * self._connect):
+                response = await self._client.get(path)
+        except (UpstreamError, TimeoutError):
+            return False
+        response.close()
+        return response.status < 400
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+
+def patched(call: Call, model: str) -> dict[str, Any]:
+    """The client's body with the backend's ``model``; a stream is asked for its usage. All else stays as it was."""
+    body = {**call.body, "model": model}
+    if call.stream and call.path in USAGE_PATHS:
+        options = body.get("stream_options")
+        body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    return body

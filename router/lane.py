@@ -1,0 +1,235 @@
+"""One backend as dispatch sees it: its slots, its breaker, its price, its clock; and a call on its way through them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from itertools import count
+
+from policies import money, schema
+from policies.values import Attempt, Outcome, Step, Usage
+from router import breaker
+from router.backends import Backend, Reply
+from router.errors import UpstreamError
+from router.slots import Slots
+from router.usage import estimate
+from router.watch import Watch
+
+_WORKED = frozenset({"timeout", "cut", "malformed", "empty", "cancelled"})
+"""Failures after which the backend has worked, and will say so in its bill, although it told us no usage."""
+
+_numbers = count()
+
+
+class Limits:
+    """A backend's timeouts, in seconds."""
+
+    __slots__ = ("answer", "between_tokens", "connect", "first_token", "total")
+
+    def __init__(self, timeouts: schema.Timeouts) -> None:
+        self.connect = timeouts.connect.total_seconds()
+        self.first_token = timeouts.first_token.total_seconds()
+        self.between_tokens = timeouts.between_tokens.total_seconds()
+        self.answer = timeouts.answer.total_seconds()
+        self.total = timeouts.total.total_seconds()
+
+
+class Lane:
+    """The way to one backend. ``clock`` gives seconds on the event loop's clock, ``wall`` Unix time."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        policy: schema.Policy,
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+        on_rest: Callable[[str, float], None] | None = None,
+    ) -> None:
+        """``on_rest`` is told when the backend begins to rest, and for how many seconds."""
+        config = backend.config
+        self.backend = backend
+        self.name = config.name
+        self.model = config.model
+        self.precision = config.precision or ""
+        self.limits = Limits(config.timeouts or policy.timeouts)
+        self.slots = Slots(config.max_in_flight, clock)
+        self.price = money.price_of(config)
+        self.gpu = money.GpuClock(self.price.hour, wall()) if isinstance(self.price, money.GpuRates) else None
+        self.clock, self.wall = clock, wall
+        self._circuit = breaker.CLOSED
+        self._cooldown = policy.cooldown
+        self._on_rest = on_rest
+        self._verdict: asyncio.Future[None] | None = None
+
+    @property
+    def cooling(self) -> bool:
+        """Whether the backend rests or is being probed."""
+        return self._circuit.until is not None and self._circuit.state(self.clock()) != "closed" and not self._due
+
+    @property
+    def _due(self) -> bool:
+        circuit = self._circuit
+        return circuit.until is not None and not circuit.probing and self.clock() >= circuit.until
+
+    @property
+    def state(self) -> breaker.State:
+        """The breaker's state, for metrics."""
+        return self._circuit.state(self.clock())
+
+    @property
+    def rests_until(self) -> float:
+        """When the rest ends, on the lane's clock; in the past where there is none."""
+        return self._circuit.until or 0.0
+
+    async def admit(self, patience: float, *, insist: bool = False) -> None:
+        """Pass the breaker. Raises `UpstreamError` of kind ``cooling``.
+
+        ``insist`` is for a caller with nowhere else to go: it probes before the rest is over, or, while a probe is out,
+        waits at most ``patience`` seconds for what the probe finds.
+        """
+        circuit = breaker.admit(self._circuit, self.clock(), early=insist)
+        if circuit is None and insist:
+            await self._probe_over(patience)
+            circuit = breaker.admit(self._circuit, self.clock())
+        if circuit is None:
+            rest = max(0.0, self.rests_until - self.clock())
+            raise UpstreamError(
+                "cooling", "The backend rests after failures.", phase="connect", status=503, retry_after=rest
+            )
+        self._circuit = circuit
+
+    def settle(self, outcome: Outcome, kind: str, retry_after: float | None) -> None:
+        """Tell the breaker how a call ended that `admit` let through."""
+        before = self._circuit
+        if outcome == "ok" or (kind in breaker.HARMLESS and outcome == "error"):
+            self._circuit = breaker.succeeded(before)
+        elif kind in breaker.HARMLESS or outcome in ("cancelled", "rejected"):
+            self._circuit = breaker.abandoned(before)
+        else:
+            self._circuit = breaker.failed(before, self.clock(), self._cooldown, kind, retry_after)
+            until = self._circuit.until
+            if until is not None and until != before.until and self._on_rest is not None:
+                self._on_rest(self.name, max(0.0, until - self.clock()))
+        if before.probing and not self._circuit.probing and self._verdict is not None:
+            self._verdict.set_result(None)
+            self._verdict = None
+
+    def rest(self, seconds: float) -> None:
+        """Rest because another proxy found the backend failing; its first probe comes when that is over."""
+        if not self._circuit.probing:
+            self._circuit = breaker.Circuit(self._circuit.failures, max(1, self._circuit.rests), self.clock() + seconds)
+
+    async def _probe_over(self, patience: float) -> None:
+        if self._verdict is None:
+            self._verdict = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._verdict,), timeout=patience)
+
+
+class Flight:
+    """One attempt under way: all that it holds, and the one place where it lets go of it.
+
+    It is made once its slot is taken and the breaker passed. `land` may be called from anywhere, any number of times;
+    the first call counts.
+    """
+
+    __slots__ = (
+        "_gpu_id", "_input_tokens", "_lane", "_reply", "_step", "_trail", "attempt", "characters", "cost_nanos",
+        "landed", "started", "ttft_ms", "usage", "watch",
+    )  # fmt: skip
+
+    def __init__(self, lane: Lane, step: Step, input_tokens: int, end: float, trail: list[Attempt]) -> None:
+        """``end`` is when the first phase must be over. ``trail`` gets the attempt when it lands."""
+        self._lane, self._step, self._trail = lane, step, trail
+        self._input_tokens = input_tokens
+        self._reply: Reply | None = None
+        self.started = lane.clock()
+        self.usage: Usage | None = None
+        self.characters = 0
+        self.cost_nanos: int | None = None
+        self.ttft_ms: float | None = None
+        self.attempt: Attempt | None = None
+        self.landed = False
+        self._gpu_id = ""
+        if lane.gpu is not None:
+            self._gpu_id = str(next(_numbers))
+            lane.gpu.start(self._gpu_id, lane.wall(), input_tokens)
+        self.watch = Watch(asyncio.get_running_loop(), end, self._expire)
+
+    @property
+    def model(self) -> str:
+        """The backend's model."""
+        return self._lane.model
+
+    @property
+    def reply(self) -> Reply:
+        """The response that it carries."""
+        assert self._reply is not None
+        return self._reply
+
+    def carry(self, reply: Reply) -> None:
+        """Take charge of the response: landing closes it."""
+        self._reply = reply
+        self.watch.phase = "first_token"
+
+    def now(self) -> float:
+        """The time on the loop's clock."""
+        return self._lane.clock()
+
+    def first(self) -> None:
+        """The first content is here."""
+        if self.ttft_ms is None:
+            self.ttft_ms = (self._lane.clock() - self.started) * 1000
+
+    def bill(self) -> int | None:
+        """What it costs, in nano-dollars, once its usage is known; None where unpriced. Stops the GPU's clock."""
+        lane = self._lane
+        if lane.gpu is not None:
+            if self._gpu_id:
+                self.cost_nanos = lane.gpu.stop(self._gpu_id, lane.wall())
+                self._gpu_id = ""
+        elif self.usage is None:
+            self.cost_nanos = 0
+        else:
+            cost = money.cost(self.usage, lane.price)
+            self.cost_nanos = None if cost is money.UNPRICED else money.nanos(cost)
+        return self.cost_nanos
+
+    def land(self, outcome: Outcome, error: UpstreamError | None = None) -> None:
+        """End the attempt: close the response, free the slot, tell the breaker, price it, and write it down."""
+        if self.landed:
+            return
+        self.landed = True
+        self.watch.close()
+        if self._reply is not None:
+            self._reply.close()
+        lane, now = self._lane, self._lane.clock()
+        kind = error.kind if error is not None else "cancelled" if outcome == "cancelled" else ""
+        phase = "done" if outcome == "ok" else "connect" if error and error.phase == "connect" else self.watch.phase
+        worked = phase in ("stream", "done") or (kind in _WORKED and phase != "connect")
+        if self.usage is None and worked:
+            self.usage = estimate(self._input_tokens, self.characters)
+        self.attempt = Attempt(
+            backend=self._step.backend,
+            tier=self._step.tier,
+            model=lane.model,
+            outcome=outcome,
+            status=200 if self._reply is not None else error.status if error is not None else None,
+            error=kind,
+            phase=phase,
+            usage=self.usage,
+            cost_nanos=self.bill(),
+            ttft_ms=self.ttft_ms,
+            total_ms=(now - self.started) * 1000,
+            precision=lane.precision,
+        )
+        self._trail.append(self.attempt)
+        lane.settle(outcome, kind, error.retry_after if error is not None else None)
+        lane.slots.give_back(now - self.started)
+
+    def fail(self, error: UpstreamError) -> None:
+        """End the attempt with a failure."""
+        self.land("timeout" if error.kind in ("timeout", "deadline") else "error", error)
+
+    def _expire(self) -> None:
+        self.fail(self.watch.timed_out())

@@ -1,0 +1,222 @@
+"""An answer on its way to the client: whole, or as a stream of events.
+
+A stream is held until its first content, which is the commit point: before it, a failure is an exception and another
+backend may be asked; after it, a failure is an event in OpenAI's shape and the stream ends without ``[DONE]``. Events
+go out byte for byte as they came, but for one: the chunk with usage alone is taken out where the client did not ask for
+it, and gets ``usage.cost`` where it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+
+from policies.values import Usage
+from router import sse
+from router.errors import UpstreamError, client_status, in_body, shape
+from router.lane import Flight
+from router.usage import look
+
+LARGEST_HELD = 256 * 1024
+"""Bytes without content after which a stream is committed anyway."""
+
+_LINGER = 0.25
+"""Seconds to wait, after ``[DONE]``, for the response to end, so that its connection can be used again."""
+
+Cost = Callable[[], float | None]
+
+
+def whole(body: bytes, path: str) -> Usage | None:
+    """Check an answer that is not streamed, and read its usage. Raises `UpstreamError` where it is not an answer."""
+    document = _document(body)
+    if document.get("error"):
+        raise in_body(document["error"])
+    if path.endswith("completions"):
+        choices = document.get("choices")
+        if not isinstance(choices, list):
+            raise UpstreamError("malformed", "The backend's answer has no choices.", phase="first_token", status=200)
+        if not choices:
+            raise UpstreamError("empty", "The backend's answer is empty.", phase="first_token", status=200)
+    return look(document).usage
+
+
+class Stream:
+    """The events of one answer. `open` it, then iterate it once; `aclose` ends it early."""
+
+    def __init__(
+        self, flight: Flight, chunks: AsyncIterator[bytes], *, wants_usage: bool, choices: int, cost: Cost
+    ) -> None:
+        """``choices`` is the request's ``n``; ``cost`` gives the request's dollars so far, None where unpriced."""
+        self._flight = flight
+        self._chunks = chunks
+        self._splitter = sse.Splitter()
+        self._wants_usage = wants_usage
+        self._unfinished = choices
+        self._cost = cost
+        self._out: list[bytes] = []
+        self._failure: UpstreamError | None = None
+        self._committed = self._moved = self._done = self._ended = False
+
+    async def open(self) -> None:
+        """Wait for the first content. Raises `UpstreamError`; the caller lands the flight."""
+        held = 0
+        while not self._committed:
+            data = await self._more()
+            if data is None:
+                raise self._without_content()
+            held += len(data)
+            self._take(data)
+            if self._failure is not None and not self._committed:
+                raise self._failure
+            if self._done and not self._committed:
+                raise self._without_content()
+            self._committed = self._committed or held > LARGEST_HELD
+        self._flight.first()
+
+    def stream_on(self, end: float, gap: float) -> None:
+        """From here on the stream must end by ``end`` and never be silent for longer than ``gap``."""
+        self._flight.watch.enter("stream", end, gap)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._moved:
+            self._moved = False
+            self._flight.watch.touch()
+        while not self._out:
+            if self._ended:
+                raise StopAsyncIteration
+            if self._failure is not None:
+                return self._last_word(self._failure)
+            if self._done:
+                await self._linger()
+                raise StopAsyncIteration
+            try:
+                data = await self._more()
+            except UpstreamError as error:
+                self._failure = None if self._unfinished <= 0 else error
+                data = None
+            except BaseException:
+                self._flight.land("cancelled")
+                self._ended = True
+                raise
+            if data is not None:
+                self._take(data)
+            elif self._failure is None:
+                return self._close_for_upstream()
+        out, self._out = self._out, []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    async def aclose(self) -> None:
+        """End the answer: cancels the backend's work unless it is over."""
+        self._ended = True
+        self._out = []
+        if self._done:
+            self._flight.land("ok")
+        else:
+            self._flight.land("cancelled")
+
+    async def _more(self) -> bytes | None:
+        """What the backend sends next, or None at the end of the response."""
+        try:
+            return await self._flight.watch.wait(anext(self._chunks))
+        except StopAsyncIteration:
+            return None
+
+    def _take(self, data: bytes) -> None:
+        try:
+            for event in self._splitter.feed(data):
+                self._read(event)
+        except UpstreamError as error:
+            self._failure = error
+        except sse.EventTooLarge as error:
+            self._failure = UpstreamError("malformed", f"The backend's stream is not readable: {error}.", status=200)
+
+    def _read(self, event: bytes) -> None:
+        """Look at one event and put what the client shall see of it into ``_out``."""
+        data = sse.data_of(event)
+        if data is None:
+            if not self._done:
+                self._out.append(event)
+            return
+        if data == b"[DONE]":
+            if not self._done:
+                self._out.append(event)
+            self._done = True
+            return
+        document = _document(data)
+        if document.get("error"):
+            raise in_body(document["error"])
+        seen = look(document)
+        flight = self._flight
+        flight.characters += seen.characters
+        if seen.content:
+            self._committed = self._moved = True
+        if seen.usage is not None:
+            flight.usage = seen.usage
+        if self._done:
+            return
+        self._unfinished -= seen.finished
+        if seen.usage is None or not (seen.bare_usage or seen.finished):
+            self._out.append(event)
+        elif self._wants_usage:
+            self._out.append(self._priced(document))
+        elif not seen.bare_usage:
+            self._out.append(event)
+
+    def _priced(self, document: dict[str, Any]) -> bytes:
+        self._flight.bill()
+        return sse.event_of({**document, "usage": {**document["usage"], "cost": self._cost()}})
+
+    def _close_for_upstream(self) -> bytes:
+        """Upstream ended without ``[DONE]``: say it where the answer is complete, else say that it is not."""
+        if self._unfinished > 0:
+            return self._last_word(UpstreamError("cut", "The backend's answer broke off before its end."))
+        self._ended = True
+        self._flight.land("ok")
+        return sse.DONE
+
+    def _last_word(self, error: UpstreamError) -> bytes:
+        self._ended = True
+        self._flight.fail(error)
+        code = error.code or f"upstream_{error.kind}"
+        return sse.event_of(shape(client_status(error), error.message, code=code, param=error.param))
+
+    async def _linger(self) -> None:
+        """After ``[DONE]``: read on a little, for usage that comes late and for the sake of the connection."""
+        watch = self._flight.watch
+        watch.enter("done", self._flight.now() + _LINGER)
+        try:
+            while (data := await self._more()) is not None:
+                self._take(data)
+        except UpstreamError:
+            pass
+        finally:
+            self._ended = True
+            self._flight.land("ok")
+
+    def _without_content(self) -> UpstreamError:
+        """Why a stream ended before any content: an error in place of events, nothing at all, or something cut off."""
+        rest = self._splitter.rest.strip()
+        try:
+            document = orjson.loads(rest)
+        except orjson.JSONDecodeError:
+            document = None
+        if isinstance(document, dict) and document.get("error"):
+            return in_body(document["error"])
+        if rest or not self._done:
+            return UpstreamError("cut", "The backend's answer broke off before any content.", status=200)
+        return UpstreamError("empty", "The backend's answer ended without any content.", status=200)
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict):
+        raise UpstreamError("malformed", "The backend sent something that is not JSON.", status=200)
+    return document
