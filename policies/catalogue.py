@@ -11,6 +11,9 @@ from policies.schema import Backend, Capability, Policy, TokenPrice
 
 _OPENAI = "api.openai.com"
 
+UNTOLD: tuple[Capability, ...] = ("logprobs",)
+"""Abilities that catalogues do not speak of: taken for given."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
@@ -44,14 +47,14 @@ def is_hosted(backend: Backend) -> bool:
 
 
 def _completed(backend: Backend, catalogue: Mapping[str, ModelFacts]) -> Backend:
-    facts = catalogue.get(backend.model) or catalogue.get(backend.model.partition("/")[2])
+    facts = catalogue.get(backend.model)
     if facts is None or not is_hosted(backend):
         return backend
     known: dict[str, Any] = {
         "cost": facts.cost,
         "context_window": facts.context_window,
         "max_output_tokens": facts.max_output_tokens,
-        "supports": facts.supports or None,
+        "supports": (*facts.supports, *UNTOLD) if facts.supports else None,
     }
     stated = {name for name in backend.model_fields_set if getattr(backend, name) is not None}
     return backend.model_copy(

@@ -129,7 +129,7 @@ def _flag(what: str, actual: bool, wanted: bool) -> Verdict:
 
 
 def _domain(wanted: Sequence[str], facts: Facts) -> Verdict:
-    if facts.signals is None or not facts.signals.domain:
+    if facts.signals is None or not facts.signals.knows_domain:
         return Verdict(None, "domain is not known (no signals)")
     return _named("domain", facts.signals.domain, wanted)
 

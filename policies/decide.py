@@ -290,8 +290,9 @@ def _about(case: _Case) -> Iterator[str]:
     signals = case.signals
     if signals is None:
         return
-    graded = "" if signals.complexity is None else f", complexity {signals.complexity:.2f} ({signals.band})"
-    yield f"domain {signals.domain}{graded}"
+    if signals.knows_domain:
+        graded = "" if signals.complexity is None else f", complexity {signals.complexity:.2f} ({signals.band})"
+        yield f"domain {signals.domain}{graded}"
     if signals.missing:
         yield f"signals are incomplete ({'; '.join(signals.missing)}): leaning to {case.policy.baseline}"
     if signals.ood:

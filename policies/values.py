@@ -89,6 +89,11 @@ class Signals:
     missing: tuple[str, ...] = ()
 
     @property
+    def knows_domain(self) -> bool:
+        """Whether ``domain`` was read off the request, rather than left at its default because no classifier spoke."""
+        return bool(self.domain_probs) or not self.missing
+
+    @property
     def band(self) -> Band | None:
         """The complexity band, for rules and display: simple < 0.35 ≤ moderate < 0.65 ≤ complex."""
         if self.complexity is None:
