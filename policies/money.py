@@ -1,0 +1,217 @@
+"""Money: what a call costs, and who pays for a GPU's time.
+
+Decimal dollars in arithmetic, integer nano-dollars at rest. An unknown price is the state `UNPRICED`, never zero; a
+declared price of zero is a price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+from enum import Enum
+from typing import Final, TypeAlias
+
+from policies.schema import Backend, GpuPrice, TokenPrice
+from policies.values import Usage
+
+NANOS_PER_USD: Final = 1_000_000_000
+_MTOK = Decimal(1_000_000)
+_MICROSECONDS_PER_HOUR = 3_600_000_000
+_FRACTION_BITS = 64
+
+
+class Unpriced(Enum):
+    """The cost of a call whose price nobody stated."""
+
+    UNPRICED = "unpriced"
+
+
+UNPRICED: Final = Unpriced.UNPRICED
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRates:
+    """Dollars per token of each kind, and per request."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal
+    cache_write: Decimal
+    reasoning: Decimal
+    request: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRates:
+    """Dollars per hour of all a backend's GPUs, and what it serves when full, which an estimate needs."""
+
+    hour: Decimal
+    capacity: int
+    tokens_per_second: Decimal
+
+
+Price: TypeAlias = TokenRates | GpuRates
+
+
+def price_of(backend: Backend) -> Price | None:
+    """The price that a backend declares, or None where it declares none (`unpriced`)."""
+    match backend.cost:
+        case TokenPrice() as price:
+            return _token_rates(price)
+        case GpuPrice() as price:
+            return GpuRates(price.gpu_hour_usd * price.gpus, price.capacity, Decimal(str(price.tokens_per_second)))
+    return None
+
+
+def _token_rates(price: TokenPrice) -> TokenRates:
+    def per_token(stated: Decimal | None, otherwise: Decimal) -> Decimal:
+        return (otherwise if stated is None else stated) / _MTOK
+
+    return TokenRates(
+        input=price.input_usd_per_mtok / _MTOK,
+        output=price.output_usd_per_mtok / _MTOK,
+        cached_input=per_token(price.cached_input_usd_per_mtok, price.input_usd_per_mtok),
+        cache_write=per_token(price.cache_write_usd_per_mtok, price.input_usd_per_mtok),
+        reasoning=per_token(price.reasoning_usd_per_mtok, price.output_usd_per_mtok),
+        request=price.request_usd,
+    )
+
+
+def cost(usage: Usage, price: Price | None) -> Decimal | Unpriced:
+    """Dollars for one call. A GPU's price gives the share of a full GPU; `GpuClock` gives the share as it came out."""
+    match price:
+        case TokenRates():
+            return _token_cost(usage, price)
+        case GpuRates():
+            return _gpu_cost(usage.output_tokens, price)
+    return UNPRICED
+
+
+def _token_cost(usage: Usage, rates: TokenRates) -> Decimal:
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    written = min(usage.cache_write_tokens, usage.input_tokens - cached)
+    reasoning = min(usage.reasoning_tokens, usage.output_tokens)
+    return (
+        rates.input * (usage.input_tokens - cached - written)
+        + rates.cached_input * cached
+        + rates.cache_write * written
+        + rates.output * (usage.output_tokens - reasoning)
+        + rates.reasoning * reasoning
+        + rates.request
+    )
+
+
+def _gpu_cost(output_tokens: int, rates: GpuRates) -> Decimal:
+    seconds = output_tokens / rates.tokens_per_second
+    return rates.hour * seconds / 3600 / rates.capacity
+
+
+def expected_cost(
+    price: Price | None, input_tokens: int, output_tokens: int, cached_tokens: int = 0
+) -> Decimal | Unpriced:
+    """Dollars that a call would cost, before the fact."""
+    usage = Usage(input_tokens=input_tokens, cached_input_tokens=cached_tokens, output_tokens=output_tokens)
+    return cost(usage, price)
+
+
+def nanos(usd: Decimal) -> int:
+    """Dollars as whole nano-dollars, half to even."""
+    return int((usd * NANOS_PER_USD).to_integral_value(ROUND_HALF_EVEN))
+
+
+def usd(nano_dollars: int) -> Decimal:
+    """Nano-dollars as dollars, exactly."""
+    return Decimal(nano_dollars).scaleb(-9)
+
+
+class GpuClock:
+    """Shares a GPU's price over the requests in flight on it, by weighted processor sharing, in exact integers.
+
+    At every moment each request in flight accrues its weight's share of the rate; when none is in flight the time is
+    idle. ``paid + pending + idle + elsewhere`` equals `billed` at every event, to the nano-dollar, and ``pending``
+    is 0 when nothing is in flight. The clock is pure: times (Unix seconds) are given to it, and one that runs
+    backwards counts as standing still. Each event is O(1): the cost accrued per unit of weight is one running
+    fixed-point number (virtual time, as in generalised processor sharing, Parekh and Gallager 1993).
+    """
+
+    __slots__ = (
+        "_accrued", "_at", "_began", "_dust", "_elsewhere_weight", "_in_flight", "_rate", "_remainder", "_weight",
+        "elsewhere", "idle", "paid", "pending",
+    )  # fmt: skip
+
+    def __init__(self, hour_usd: Decimal, at: float) -> None:
+        self._rate = nanos(hour_usd)
+        self._began = self._at = _microseconds(at)
+        self._accrued = 0
+        self._remainder = 0
+        self._dust = 0
+        self._weight = 0
+        self._elsewhere_weight = 0
+        self._in_flight: dict[str, tuple[int, int]] = {}
+        self.idle = 0
+        self.paid = 0
+        self.pending = 0
+        self.elsewhere = 0
+
+    @property
+    def billed(self) -> int:
+        """Nano-dollars from the clock's beginning to its last event: time × rate, rounded down."""
+        return self._billed_until(self._at)
+
+    @property
+    def weight(self) -> int:
+        """The weight now in flight here, which other proxies need to know."""
+        return self._weight
+
+    def start(self, request_id: str, at: float, weight: int = 1) -> None:
+        """Put a request in flight. ``weight`` is the tokens it has in work. Raises `ValueError` when it already is."""
+        if request_id in self._in_flight:
+            raise ValueError(f"request {request_id!r} is already in flight")
+        self.advance(at)
+        weight = max(1, weight)
+        self._in_flight[request_id] = (weight, self._accrued)
+        self._weight += weight
+
+    def stop(self, request_id: str, at: float) -> int:
+        """Take a request out of flight and return its share in nano-dollars. Raises `KeyError` when it is not in it."""
+        self.advance(at)
+        weight, accrued_before = self._in_flight.pop(request_id)
+        self._weight -= weight
+        owed = weight * (self._accrued - accrued_before) + self._dust
+        if self._in_flight:
+            share = owed >> _FRACTION_BITS
+            self._dust = owed - (share << _FRACTION_BITS)
+        else:
+            share = self.pending
+            self._dust = self._remainder = 0
+        self.paid += share
+        self.pending -= share
+        return share
+
+    def advance(self, at: float) -> None:
+        """Let time pass."""
+        moment = max(self._at, _microseconds(at))
+        passed = self._billed_until(moment) - self._billed_until(self._at)
+        self._at = moment
+        total = self._weight + self._elsewhere_weight
+        if not total:
+            self.idle += passed
+            return
+        here = passed * self._weight // total
+        self.elsewhere += passed - here
+        self.pending += here
+        if self._weight:
+            accrued, self._remainder = divmod((here << _FRACTION_BITS) + self._remainder, self._weight)
+            self._accrued += accrued
+
+    def others(self, weight: int, at: float) -> None:
+        """Say how much weight other proxies have in flight on the same GPU; their part is neither ours nor idle."""
+        self.advance(at)
+        self._elsewhere_weight = max(0, weight)
+
+    def _billed_until(self, moment: int) -> int:
+        return self._rate * (moment - self._began) // _MICROSECONDS_PER_HOUR
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,49 @@
+"""Entry ⇄ JSON. Whole entries, so that a decision can be replayed from one (invariant 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
+
+from policies.values import Entry
+
+_ENTRY = TypeAdapter(Entry)
+_T = TypeVar("_T")
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
+
+
+def encode(entry: Entry) -> bytes:
+    """An entry as one line of JSON. What is not Unicode in it (lone surrogates) becomes question marks."""
+    try:
+        return _ENTRY.dump_json(entry)
+    except PydanticSerializationError:
+        return _ENTRY.dump_json(_as_unicode(entry))
+
+
+def _as_unicode(value: _T) -> _T:
+    clean: object = value
+    if isinstance(value, str):
+        clean = value.encode(errors="replace").decode()
+    elif is_dataclass(value) and not isinstance(value, type):
+        clean = replace(value, **{field.name: _as_unicode(getattr(value, field.name)) for field in fields(value)})
+    elif isinstance(value, Mapping):
+        clean = {_as_unicode(name): _as_unicode(item) for name, item in value.items()}
+    elif isinstance(value, (tuple, frozenset)):
+        clean = type(value)(map(_as_unicode, value))
+    return clean  # type: ignore[return-value]
+
+
+def decode(line: bytes | str) -> Entry:
+    """The entry that `encode` wrote; fields added since then take their defaults. Raises `ValueError`."""
+    return _ENTRY.validate_json(line)
+
+
+def without_content(entry: Entry) -> Entry:
+    """The entry without anything that users wrote and without headers that hold secrets (invariant 9)."""
+    headers = {name: text for name, text in entry.features.headers.items() if name.lower() not in _SECRET_HEADERS}
+    features = replace(entry.features, text="", last_text="", system_text="", headers=headers)
+    return replace(entry, features=features)

@@ -1,0 +1,41 @@
+"""Latency histograms that merge: fixed logarithmic buckets, so that a percentile over any window and any number of
+proxies is within 1% of the value at that rank.
+
+The buckets are DDSketch's (Masson, Rim and Lee 2019, https://arxiv.org/abs/1908.10693) with growth 1.02 from 0.01 ms up
+to 28 hours; what lies outside counts in the first or last bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, log
+
+SMALLEST_MS = 0.01
+GROWTH = 1.02
+BUCKETS = 1163
+_LOG_GROWTH = log(GROWTH)
+
+
+def bucket(milliseconds: float) -> int:
+    """The bucket that a duration falls into."""
+    if milliseconds <= SMALLEST_MS:
+        return 0
+    return min(BUCKETS - 1, ceil(log(milliseconds / SMALLEST_MS) / _LOG_GROWTH))
+
+
+def value(index: int) -> float:
+    """The duration in milliseconds that stands for a bucket: the geometric middle of its edges."""
+    return SMALLEST_MS if index == 0 else SMALLEST_MS * GROWTH ** (index - 0.5)
+
+
+def percentile(counts: Mapping[int, int], share: float) -> float | None:
+    """The duration at rank ``ceil(share × n)``, in milliseconds; None when there are none."""
+    total = sum(counts.values())
+    if not total:
+        return None
+    rank = max(1, ceil(share * total))
+    for index in sorted(counts):
+        rank -= counts[index]
+        if rank <= 0:
+            return value(index)
+    raise AssertionError("ranks end within the counts")

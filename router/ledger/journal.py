@@ -1,0 +1,155 @@
+"""The journal's writer: entries go in from the event loop without waiting, a thread of its own commits them in groups.
+
+What can be lost: entries younger than the commit window when the process is killed, and, while the disk refuses writes,
+what is held in memory. Nothing else: a commit is on disk (``synchronous=FULL``) before anybody is told of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from time import sleep, time
+from typing import TypeAlias
+
+from policies.values import Entry
+from router.ledger import codec
+from router.ledger.journal_file import JournalFile
+from router.ledger.sums import merge_all, pack_entries
+
+log = logging.getLogger(__name__)
+
+COMMIT_WINDOW = 0.02
+"""Seconds that an entry waits for others to share its commit."""
+_RETRY_DISK = 1.0
+_MOST_HELD = 20_000
+_MOST_PER_COMMIT = 2_000
+
+_Stop: TypeAlias = None
+_Item: TypeAlias = Entry | Event | _Stop
+
+
+class Journal:
+    """Writes entries to a `JournalFile` in a thread of its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep_content: bool = False,
+        most_held: int = _MOST_HELD,
+        open_file: Callable[[Path], JournalFile] = JournalFile,
+    ) -> None:
+        """``most_held`` entries are kept whole in memory while the disk refuses them; older ones then only as sums."""
+        self.path = path
+        self.keep_content = keep_content
+        self._most_held = most_held
+        self._open_file = open_file
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
+        self._held: list[Entry] = []
+        self._carried: dict[tuple[int, str], bytes] = {}
+        self._flushes: list[Event] = []
+        self._problem = ""
+        self._thread = Thread(target=self._run, name="journal", daemon=True)
+
+    @property
+    def problem(self) -> str:
+        """Why entries are held in memory instead of being written; empty while all is well."""
+        return self._problem
+
+    @property
+    def held(self) -> int:
+        """Entries held in memory."""
+        return len(self._held) + self._queue.qsize()
+
+    def start(self) -> None:
+        """Open the file and begin. Raises `OSError` or `sqlite3.Error` when the file cannot be made."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._open_file(self.path).close()
+        self._thread.start()
+
+    def append(self, entry: Entry) -> None:
+        """Take an entry; never waits."""
+        self._queue.put(entry)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until everything taken so far is committed; False when that did not happen in time."""
+        done = Event()
+        self._queue.put(done)
+        return done.wait(timeout)
+
+    def close(self) -> bool:
+        """Commit what is left and end the thread; False when the disk refused some of it."""
+        self._queue.put(None)
+        self._thread.join()
+        return not (self._held or self._carried)
+
+    def _run(self) -> None:
+        file = self._open_file(self.path)
+        running = True
+        while running:
+            running = self._collect()
+            self._commit(file)
+        file.close()
+
+    def _collect(self) -> bool:
+        """Wait for something to do, gather what comes within the commit window, and say whether to go on."""
+        try:
+            items = [self._queue.get(timeout=_RETRY_DISK if self._held or self._carried else None)]
+        except Empty:
+            return True
+        if isinstance(items[0], Entry):
+            sleep(COMMIT_WINDOW)
+        while len(items) < _MOST_PER_COMMIT:
+            try:
+                items.append(self._queue.get_nowait())
+            except Empty:
+                break
+        self._flushes += [item for item in items if isinstance(item, Event)]
+        entries = (item for item in items if isinstance(item, Entry))
+        self._held += entries if self.keep_content else map(codec.without_content, entries)
+        return None not in items
+
+    def _commit(self, file: JournalFile) -> None:
+        try:
+            if self._held or self._carried:
+                file.write(self._held, time(), self._carried)
+        except sqlite3.Error as error:
+            self._hold(error)
+            return
+        except Exception:
+            log.exception("some entries cannot be written as they are")
+            self._commit_one_by_one(file)
+        self._held, self._carried = [], {}
+        if self._problem:
+            log.warning("the journal %s can be written again", self.path)
+            self._problem = ""
+        for done in self._flushes:
+            done.set()
+        self._flushes = []
+
+    def _commit_one_by_one(self, file: JournalFile) -> None:
+        for entry in self._held:
+            try:
+                file.write([entry], time())
+            except Exception:
+                log.exception(
+                    "entry %s could not be written and is lost; it cost %s nano-dollars", entry.id, entry.cost_nanos
+                )
+
+    def _hold(self, error: sqlite3.Error) -> None:
+        """Keep what could not be written; beyond the bound, the oldest only as sums."""
+        if not self._problem:
+            log.error(
+                "the journal %s cannot be written (%s); entries are held in memory until it can", self.path, error
+            )
+        self._problem = str(error)
+        surplus = len(self._held) - self._most_held
+        if surplus > 0:
+            folded, self._held = self._held[:surplus], self._held[surplus:]
+            sums = [(hour, name, packed) for (hour, name), packed in self._carried.items()]
+            sums += [(hour, name, packed) for (hour, name), packed in pack_entries(folded).items()]
+            self._carried = merge_all(sums)

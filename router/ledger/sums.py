@@ -1,0 +1,234 @@
+"""What entries add up to: per hour and cell, in a packed form that merges.
+
+A cell is an hour × tier × backend × model × domain × key × precision. A request counts in the cell that served it; the
+money and tokens of each attempt count in the cell of its own backend, so that every cell says what it really spent
+and all cells together say what all entries say. Sums are kept packed wherever they rest (the journal, Redis, on the
+wire), in the two layouts that `merge` and ``router/state/ship.lua`` know:
+
+- a tally: ``01``, number of counters (u8), counters (i64), number of histograms (u8), their lengths (u16), then each
+  histogram's sorted pairs of bucket (u16) and count (u32);
+- a vector: ``02``, numbers (i64), which add up one by one.
+
+All little-endian. Money is kept as two counters, whole dollars and the nano-dollars beyond them, because Lua's numbers
+are exact only up to 2^53.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from policies.money import NANOS_PER_USD
+from policies.values import Attempt, Entry, Usage
+from router.ledger import histogram
+
+COUNTS = (
+    "requests", "errors", "cancelled", "unpriced", "estimated", "attempts", "failed_attempts",
+    "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
+)  # fmt: skip
+MONEY = ("cost", "wasted", "baseline", "saving")
+LATENCIES = ("ttft", "total", "classify", "overhead")
+SPEND_FIELD = "=spend"
+"""A vector per hour: for each quarter of it, the dollars and nano-dollars spent."""
+
+_COUNTERS = len(COUNTS) + 2 * len(MONEY)
+_HEAD = struct.Struct(f"<BB{_COUNTERS}qB{len(LATENCIES)}H")
+_PAIR = struct.Struct("<HI")
+_TALLY, _VECTOR = 1, 2
+
+Packed: TypeAlias = Mapping[tuple[int, str], bytes]
+"""Packed sums by hour (hours since 1970, UTC) and field: a cell's, or one that begins with ``=``."""
+
+
+class Cell(NamedTuple):
+    """What a tally is of. ``hour`` is hours since 1970, UTC."""
+
+    hour: int
+    tier: str
+    backend: str
+    model: str
+    domain: str
+    key: str
+    precision: str
+
+    @property
+    def field(self) -> str:
+        """The cell's name within its hour."""
+        parts = (part.replace("\x1f", " ") for part in self[1:])
+        return "\x1f".join(parts).encode(errors="replace").decode()
+
+    @classmethod
+    def of(cls, hour: int, name: str) -> Cell:
+        """The cell that `field` named."""
+        return cls(hour, *name.split("\x1f"))
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters, nano-dollars and latency histograms (bucket → count) that add up."""
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    money: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MONEY, 0))
+    latencies: dict[str, dict[int, int]] = field(default_factory=lambda: {name: {} for name in LATENCIES})
+
+    def observe(self, latency: str, milliseconds: float) -> None:
+        """Count one duration."""
+        index = histogram.bucket(milliseconds)
+        self.latencies[latency][index] = self.latencies[latency].get(index, 0) + 1
+
+    def merge(self, other: Tally) -> None:
+        """Add another tally to this one."""
+        for name, count in other.counts.items():
+            self.counts[name] += count
+        for name, nano_dollars in other.money.items():
+            self.money[name] += nano_dollars
+        for name, pairs in other.latencies.items():
+            mine = self.latencies[name]
+            for index, count in pairs.items():
+                mine[index] = mine.get(index, 0) + count
+
+    def pack(self) -> bytes:
+        """The packed form."""
+        money = [part for name in MONEY for part in divmod(self.money[name], NANOS_PER_USD)]
+        histograms = [sorted(self.latencies[name].items()) for name in LATENCIES]
+        head = _HEAD.pack(
+            _TALLY, _COUNTERS, *(self.counts[name] for name in COUNTS), *money, len(LATENCIES), *map(len, histograms)
+        )
+        return head + b"".join(_PAIR.pack(*pair) for pairs in histograms for pair in pairs)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Tally:
+        """The tally that `pack` wrote. Raises `ValueError` for anything else."""
+        if len(packed) < _HEAD.size or packed[0] != _TALLY or packed[1] != _COUNTERS:
+            raise ValueError("not a packed tally of this version")
+        _, _, *counters = _HEAD.unpack_from(packed)
+        lengths = counters[_COUNTERS + 1 :]
+        parts = counters[len(COUNTS) : _COUNTERS]
+        money = {name: parts[2 * i] * NANOS_PER_USD + parts[2 * i + 1] for i, name in enumerate(MONEY)}
+        tally = cls(dict(zip(COUNTS, counters, strict=False)), money)
+        offset = _HEAD.size
+        for name, length in zip(LATENCIES, lengths, strict=True):
+            end = offset + length * _PAIR.size
+            tally.latencies[name] = dict(_PAIR.iter_unpack(packed[offset:end]))
+            offset = end
+        return tally
+
+
+def pack_vector(numbers: Iterable[int]) -> bytes:
+    """A packed vector."""
+    numbers = tuple(numbers)
+    return struct.pack(f"<B{len(numbers)}q", _VECTOR, *numbers)
+
+
+def unpack_vector(packed: bytes) -> tuple[int, ...]:
+    """The numbers that `pack_vector` wrote."""
+    return struct.unpack_from(f"<{(len(packed) - 1) // 8}q", packed, 1)
+
+
+def merge(first: bytes, second: bytes) -> bytes:
+    """Add two packed sums. Raises `ValueError` when they are not of one kind."""
+    if first[0] != second[0]:
+        raise ValueError("packed sums of different kinds do not merge")
+    if first[0] == _VECTOR:
+        return pack_vector(a + b for a, b in zip(unpack_vector(first), unpack_vector(second), strict=True))
+    tally = Tally.unpack(first)
+    tally.merge(Tally.unpack(second))
+    return tally.pack()
+
+
+def merge_all(sums: Iterable[tuple[int, str, bytes]]) -> dict[tuple[int, str], bytes]:
+    """Add up packed sums by hour and field."""
+    merged: dict[tuple[int, str], bytes] = {}
+    for hour, name, packed in sums:
+        known = merged.get((hour, name))
+        merged[hour, name] = packed if known is None else merge(known, packed)
+    return merged
+
+
+def hour_of(at: float) -> int:
+    """Hours since 1970, UTC, of a Unix time."""
+    return int(at // 3600)
+
+
+def tallies_of(entry: Entry) -> dict[Cell, Tally]:
+    """What one entry adds to each cell. The cells' money adds up to the entry's, to the nano-dollar."""
+    tallies: dict[Cell, Tally] = defaultdict(Tally)
+    served = tallies[_served_cell(entry)]
+    served.counts["requests"] += 1
+    served.counts["errors"] += entry.outcome not in ("ok", "cancelled")
+    served.counts["cancelled"] += entry.outcome == "cancelled"
+    served.counts["unpriced"] += entry.cost_nanos is None
+    served.counts["estimated"] += not entry.usage.measured
+    served.observe("total", entry.total_ms)
+    served.observe("classify", entry.classify_ms)
+    served.observe("overhead", entry.overhead_ms)
+    if entry.ttft_ms is not None:
+        served.observe("ttft", entry.ttft_ms)
+    _add_attempts(entry, tallies)
+    if entry.cost_nanos is not None:
+        served.money["cost"] += entry.cost_nanos - sum(attempt.cost_nanos or 0 for attempt in entry.attempts)
+        if entry.baseline_nanos is not None:
+            served.money["baseline"] += entry.baseline_nanos
+            served.money["saving"] += entry.baseline_nanos - entry.cost_nanos
+    return tallies
+
+
+def _add_attempts(entry: Entry, tallies: Mapping[Cell, Tally]) -> None:
+    if not any(attempt.usage for attempt in entry.attempts):
+        _add_usage(tallies[_served_cell(entry)], entry.usage)
+    for position, attempt in enumerate(entry.attempts, 1):
+        tally = tallies[_attempt_cell(entry, attempt)]
+        answered = attempt.outcome == "ok" and position == len(entry.attempts)
+        tally.counts["attempts"] += 1
+        tally.counts["failed_attempts"] += attempt.outcome != "ok"
+        tally.money["cost"] += attempt.cost_nanos or 0
+        tally.money["wasted"] += 0 if answered else attempt.cost_nanos or 0
+        if attempt.usage:
+            _add_usage(tally, attempt.usage)
+
+
+def _add_usage(tally: Tally, usage: Usage) -> None:
+    for name in COUNTS[7:]:
+        tally.counts[name] += getattr(usage, name)
+
+
+def spent(entry: Entry) -> int:
+    """Nano-dollars known to be spent on a request: its cost, or its attempts' priced part when it is `unpriced`."""
+    return entry.cost_nanos if entry.cost_nanos is not None else sum(a.cost_nanos or 0 for a in entry.attempts)
+
+
+def _served_cell(entry: Entry) -> Cell:
+    last = next((a for a in reversed(entry.attempts) if a.backend == entry.backend), None)
+    precision = last.precision if last else ""
+    return Cell(
+        hour_of(entry.at), entry.tier, entry.backend, entry.served_model, _domain(entry), entry.key_id, precision
+    )
+
+
+def _attempt_cell(entry: Entry, attempt: Attempt) -> Cell:
+    if (attempt.tier, attempt.backend) == (entry.tier, entry.backend):
+        return _served_cell(entry)
+    return Cell(
+        hour_of(entry.at), attempt.tier, attempt.backend, attempt.model, _domain(entry), entry.key_id, attempt.precision
+    )
+
+
+def _domain(entry: Entry) -> str:
+    return entry.signals.domain if entry.signals else ""
+
+
+def pack_entries(entries: Iterable[Entry]) -> dict[tuple[int, str], bytes]:
+    """The packed sums of some entries."""
+    cells: dict[Cell, Tally] = defaultdict(Tally)
+    spend: dict[int, list[int]] = defaultdict(lambda: [0] * 4)
+    for entry in entries:
+        for cell, tally in tallies_of(entry).items():
+            cells[cell].merge(tally)
+        spend[hour_of(entry.at)][int(entry.at % 3600 // 900)] += spent(entry)
+    packed = {(cell.hour, cell.field): tally.pack() for cell, tally in cells.items()}
+    for hour, quarters in spend.items():
+        packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
+    return packed

@@ -1,0 +1,105 @@
+"""List prices of hosted models, from litellm's price map, read as data: litellm itself is never imported for it.
+
+The map's traps: a missing price is not 0 while an explicit 0 is a price; a model may be listed with or without its
+provider's name in front; ``max_tokens`` may mean either limit and is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from policies.catalogue import ModelFacts, is_hosted
+from policies.schema import Capability, Policy, TokenPrice
+
+_FILE = "model_prices_and_context_window_backup.json"
+_CAPABILITIES: Mapping[Capability, str] = {
+    "tools": "supports_function_calling",
+    "json_mode": "supports_response_schema",
+    "json_schema": "supports_response_schema",
+    "vision": "supports_vision",
+    "audio": "supports_audio_input",
+}
+
+
+def facts(policy: Policy) -> Mapping[str, ModelFacts]:
+    """What the map knows of a policy's hosted models, by the model's name as the policy has it."""
+    models = {backend.model for tier in policy.tiers.values() for backend in tier.backends if is_hosted(backend)}
+    known = {model: model_facts(model) for model in models}
+    return {model: found for model, found in known.items() if found is not None}
+
+
+def model_facts(model: str) -> ModelFacts | None:
+    """What the map knows of one model, such as ``gpt-4o``, ``openai/gpt-4o`` or ``gemini/gemini-2.5-pro``."""
+    listed = _listed(model)
+    if listed is None:
+        return None
+    supports = tuple(capability for capability, name in _CAPABILITIES.items() if listed.get(name) is True)
+    return ModelFacts(
+        _price(listed), _tokens(listed.get("max_input_tokens")), _tokens(listed.get("max_output_tokens")), supports
+    )
+
+
+def _listed(model: str) -> Mapping[str, Any] | None:
+    prices = _price_map()
+    if model in prices:
+        return prices[model]
+    provider, slash, name = model.partition("/")
+    listed = prices.get(name) if slash else None
+    return listed if listed is not None and listed.get("litellm_provider") == provider else None
+
+
+@lru_cache(maxsize=1)
+def _price_map() -> Mapping[str, Mapping[str, Any]]:
+    """The map, or an empty one where litellm is not installed."""
+    try:
+        files = distribution("litellm").files or []
+    except PackageNotFoundError:
+        return {}
+    found = next((Path(str(file.locate())) for file in files if file.name == _FILE), None)
+    if found is None:
+        return {}
+    prices: dict[str, Mapping[str, Any]] = orjson.loads(found.read_bytes())
+    prices.pop("sample_spec", None)
+    return prices
+
+
+def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
+    """The price, where both input and output have one: half a price would make the other half free."""
+    input_price, output_price = (_per_mtok(listed.get(f"{kind}_cost_per_token")) for kind in ("input", "output"))
+    if input_price is None or output_price is None:
+        return None
+    return TokenPrice(
+        input_usd_per_mtok=input_price,
+        output_usd_per_mtok=output_price,
+        cached_input_usd_per_mtok=_per_mtok(listed.get("cache_read_input_token_cost")),
+        cache_write_usd_per_mtok=_per_mtok(listed.get("cache_creation_input_token_cost")),
+        reasoning_usd_per_mtok=_per_mtok(listed.get("output_cost_per_reasoning_token")),
+        request_usd=_decimal(listed.get("input_cost_per_request")) or Decimal(0),
+    )
+
+
+def _per_mtok(per_token: object) -> Decimal | None:
+    price = _decimal(per_token)
+    return None if price is None else (price * 1_000_000).normalize() + 0
+
+
+def _decimal(number: object) -> Decimal | None:
+    """A price in the map as it is written there, not as a binary float holds it."""
+    if isinstance(number, bool) or not isinstance(number, int | float | str):
+        return None
+    try:
+        price = Decimal(str(number))
+    except ArithmeticError:
+        return None
+    return price if price.is_finite() and price >= 0 else None
+
+
+def _tokens(number: object) -> int | None:
+    return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else None

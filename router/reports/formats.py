@@ -1,0 +1,121 @@
+"""A report as JSON, CSV or Markdown. Money is exact in nano-dollars and as dollars beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from policies.money import usd
+from router.reports.report import Report, Row
+
+_MONEY = ("cost", "wasted", "baseline", "saving")
+_COUNTS = (
+    "requests", "errors", "cancelled", "unpriced", "estimated", "attempts", "failed_attempts", "input_tokens",
+    "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
+)  # fmt: skip
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """The report as plain values: ``window``, ``by``, ``rows``, ``total``, ``notes``."""
+    return {
+        "since": report.window.since.isoformat(),
+        "until": report.window.until.isoformat(),
+        "by": list(report.by),
+        "rows": [dict(zip(report.by, row.group, strict=True)) | _row(report, row) for row in report.rows],
+        "total": _row(report, report.total),
+        "notes": list(report.notes),
+    }
+
+
+def _row(report: Report, row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {name: getattr(row, name) for name in _COUNTS}
+    for name in _MONEY:
+        nano_dollars = getattr(row, f"{name}_nanos")
+        flat[f"{name}_nanos"] = nano_dollars
+        flat[f"{name}_usd"] = float(usd(nano_dollars))
+    flat["cost_share"] = report.cost_share(row)
+    flat["saving_share"] = row.saving_share
+    for latency, values in row.latencies.items():
+        for percentile, milliseconds in zip(("p50", "p95", "p99"), values or (None,) * 3, strict=True):
+            flat[f"{latency}_ms_{percentile}"] = None if milliseconds is None else round(milliseconds, 3)
+    return flat
+
+
+def as_json(report: Report) -> str:
+    """The report as indented JSON."""
+    return orjson.dumps(as_dict(report), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def as_csv(report: Report) -> str:
+    """The rows as CSV, one line per group; the total is left to the reader, so that a column adds up to it."""
+    plain = as_dict(report)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*report.by, *plain["total"]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain["rows"])
+    return out.getvalue()
+
+
+def as_markdown(report: Report) -> str:
+    """The report as a Markdown table with its notes."""
+    lines = columns(report)
+    header, *body = lines
+    rule = ["---" if position < len(report.by) else "---:" for position in range(len(header))]
+    table = "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in [header, rule, *body])
+    notes = "".join(f"\n- {note}" for note in report.notes)
+    return f"**Cost report**, {report.window}\n\n{table}\n{notes}\n"
+
+
+def columns(report: Report) -> list[list[str]]:
+    """The report as people read it: a header, a line per row, the total."""
+    places = decimals(max(abs(report.total.cost_nanos), abs(report.total.baseline_nanos)))
+    header = [
+        *report.by, "requests", "errors", "tokens in", "tokens out", "cost", "share", "baseline", "saving", "",
+        "TTFT p50/p95/p99 ms", "total p50/p95/p99 ms",
+    ]  # fmt: skip
+    rows = [[*row.group, *_cells(report, row, places)] for row in report.rows]
+    total = [*["total", *[""] * len(report.by)][: len(report.by)], *_cells(report, report.total, places)]
+    return [header, *rows, total]
+
+
+def _cells(report: Report, row: Row, places: int) -> list[str]:
+    return [
+        f"{row.requests:,}",
+        f"{row.errors:,}",
+        f"{row.input_tokens:,}",
+        f"{row.output_tokens:,}",
+        "unpriced"
+        if row.requests and row.unpriced == row.requests and not row.cost_nanos
+        else dollars(row.cost_nanos, places),
+        f"{report.cost_share(row):.1%}",
+        dollars(row.baseline_nanos, places),
+        dollars(row.saving_nanos, places),
+        "" if row.saving_share is None else f"{row.saving_share:+.1%}",
+        *(_percentiles(row.latencies, latency) for latency in ("ttft", "total")),
+    ]
+
+
+def _percentiles(latencies: Mapping[str, Sequence[float] | None], latency: str) -> str:
+    values = latencies[latency]
+    return "–" if values is None else "/".join(f"{value:.3g}" if value < 10 else f"{value:,.0f}" for value in values)
+
+
+def decimals(largest_nanos: int) -> int:
+    """How many decimals show a column of dollars whose largest is this."""
+    return 2 if largest_nanos >= 1_000 * 10**9 else 4 if largest_nanos >= 10**9 else 6
+
+
+def dollars(nano_dollars: int, places: int) -> str:
+    """Nano-dollars as people read them; what is negative shows it."""
+    amount = usd(nano_dollars)
+    sign = "-" if amount < 0 else ""
+    return f"{sign}${abs(amount).quantize(Decimal(1).scaleb(-places)):,}"
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,233 @@
+"""The one store, spoken to as Redis: sums, sessions, spend and recent decisions, shared by all proxies.
+
+No request waits for the store longer than `DATA_PATH_SECONDS`, and after one such wait none waits at all until the
+store has answered a background call again. Every key carries a prefix that is also its hash tag, so that one script
+may touch them all on a Redis Cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from importlib.resources import files
+from time import monotonic, time
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+import orjson
+from redis.exceptions import NoScriptError, RedisError
+
+from policies.money import NANOS_PER_USD, usd
+from policies.values import Session
+from router.ledger.journal_file import Batch
+from router.ledger.sums import SPEND_FIELD, hour_of, unpack_vector
+from router.state.connect import open_client, without_password
+from router.state.values import Snapshot, Store, StoreAway
+
+__all__ = ["DATA_PATH_SECONDS", "RedisStore", "Store", "StoreAway"]
+
+log = logging.getLogger(__name__)
+
+DATA_PATH_SECONDS = 0.05
+"""The longest that one request waits for the store."""
+_BACKGROUND_SECONDS = 5.0
+_SESSIONS_KEPT = 20_000
+_SESSION_TRUSTED = 60.0
+_RECENT_KEPT = 2_000
+_HOURS_OF_SPEND = 26
+_T = TypeVar("_T")
+
+
+class RedisStore:
+    """A store at a Redis URL (see `router.state.connect`)."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "tierwise",
+        retention: timedelta = timedelta(days=400),
+        revive: Callable[[], None] | None = None,
+    ) -> None:
+        """``retention`` is how long rollups are kept; ``revive`` is called in a thread when the store does not answer.
+
+        Raises `ValueError` for a URL of no known shape.
+        """
+        self.url = without_password(url)
+        self._client: Any = open_client(url)
+        self._tag = f"{{{prefix}}}"
+        self._retention = int(retention.total_seconds())
+        self._sessions: OrderedDict[str, tuple[Session | None, float]] = OrderedDict()
+        self._unsaved: dict[str, tuple[bytes, int]] = {}
+        self._spend: dict[int, tuple[int, ...]] = {}
+        self._ship_script = Script(self._client, "ship.lua")
+        self._revive = revive
+        self._problem = "not connected yet"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store answered when last asked."""
+        return not self._problem
+
+    @property
+    def problem(self) -> str:
+        """Why the store is away; empty when it is not."""
+        return self._problem
+
+    async def connect(self) -> bool:
+        """Ask for the first time, and say whether it answered. A store that is away now may come later."""
+        return await self.tick()
+
+    async def aclose(self) -> None:
+        """Save what is remembered and close the connections."""
+        await self.tick()
+        await self._client.aclose()
+
+    # what the data path asks
+
+    async def session(self, conversation: str, turns: int = 2) -> Session | None:
+        """What is remembered of a conversation; asks the store only when it is new here and not new to its user."""
+        known = self._sessions.get(conversation)
+        if known and monotonic() < known[1]:
+            self._sessions.move_to_end(conversation)
+            return known[0]
+        if not conversation or turns < 2 or self._problem:
+            return None
+        try:
+            text = await self._ask(self._client.get(self._key("session", conversation)), DATA_PATH_SECONDS)
+        except StoreAway:
+            return None
+        session = Session(**orjson.loads(text)) if text else None
+        self._keep(conversation, session, _SESSION_TRUSTED)
+        return session
+
+    def remember(self, conversation: str, session: Session, ttl: timedelta) -> None:
+        """Remember a session here at once, and in the store with the next `tick`."""
+        if not conversation:
+            return
+        seconds = max(1, round(ttl.total_seconds()))
+        self._keep(conversation, session, min(seconds, _SESSION_TRUSTED))
+        self._unsaved[conversation] = (orjson.dumps(session), seconds)
+        if len(self._unsaved) > _SESSIONS_KEPT:
+            self._unsaved.pop(next(iter(self._unsaved)))
+
+    def _keep(self, conversation: str, session: Session | None, seconds: float) -> None:
+        self._sessions[conversation] = (session, monotonic() + seconds)
+        self._sessions.move_to_end(conversation)
+        if len(self._sessions) > _SESSIONS_KEPT:
+            self._sessions.popitem(last=False)
+
+    async def spent_today(self, timezone: str = "UTC") -> Decimal:
+        """Dollars since midnight in a time zone, as of the last `tick`; never waits."""
+        zone = ZoneInfo(timezone)
+        midnight = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+        return usd(sum(
+            dollars * NANOS_PER_USD + rest
+            for hour, spend in self._spend.items()
+            for quarter, (dollars, rest) in enumerate(zip(spend[::2], spend[1::2], strict=True))
+            if hour * 3600 + quarter * 900 >= midnight
+        ))  # fmt: skip
+
+    # what runs behind the data path
+
+    async def tick(self) -> bool:
+        """In one round trip: see whether the store is there, save sessions, read spend. Returns whether it answered."""
+        unsaved, self._unsaved = self._unsaved, {}
+        this_hour = hour_of(time())
+        hours = range(this_hour - _HOURS_OF_SPEND, this_hour + 1)
+        pipe = self._client.pipeline(transaction=False)
+        for hour in hours:
+            pipe.hget(self._rollup(hour), SPEND_FIELD)
+        for conversation, (text, seconds) in unsaved.items():
+            pipe.set(self._key("session", conversation), text, ex=seconds)
+        try:
+            answers = await self._ask(pipe.execute(), _BACKGROUND_SECONDS)
+        except StoreAway:
+            self._unsaved = unsaved | self._unsaved
+            if self._revive is not None:
+                await asyncio.to_thread(self._revive)
+            return False
+        self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
+        return True
+
+    async def applied(self, journal: str) -> int:
+        """The number up to which a journal has been applied. Raises `StoreAway`."""
+        return int(await self._ask(self._client.hget(self._key("applied"), journal), _BACKGROUND_SECONDS) or 0)
+
+    async def begin_at(self, journal: str, applied: int) -> None:
+        """Have a journal that has taken a new identity go on from a number. Raises `StoreAway`."""
+        await self._ask(self._client.hsetnx(self._key("applied"), journal, applied), _BACKGROUND_SECONDS)
+
+    async def ship(self, batch: Batch) -> int:
+        """Apply a batch once and whole; returns the number up to which its journal is applied now. Raises `StoreAway`.
+
+        A number other than ``batch.last`` says where the store really stands: nothing was applied.
+        """
+        keys = [self._key("applied"), self._key("recent"), *(self._rollup(hour) for hour, _, _ in batch.sums)]
+        arguments: list[Any] = [batch.journal, batch.first, batch.last, self._retention, _RECENT_KEPT, len(batch.sums)]
+        for _, name, packed in batch.sums:
+            arguments += (name, packed)
+        return int(await self._ask(self._ship_script.run(keys, [*arguments, *batch.recent]), _BACKGROUND_SECONDS))
+
+    async def rollups(self, since_hour: int, until_hour: int) -> Snapshot:
+        """All sums of a half-open range of hours. Raises `StoreAway`."""
+        hours = range(since_hour, until_hour)
+        pipe = self._client.pipeline(transaction=True)
+        pipe.hgetall(self._key("applied"))
+        for hour in hours:
+            pipe.hgetall(self._rollup(hour))
+        applied, *rollups = await self._ask(pipe.execute(), 10 * _BACKGROUND_SECONDS)
+        sums = tuple(
+            (hour, name.decode(), packed)
+            for hour, rollup in zip(hours, rollups, strict=True)
+            for name, packed in rollup.items()
+        )
+        return Snapshot(sums, {journal.decode(): int(number) for journal, number in applied.items()})
+
+    async def recent(self, count: int = 100) -> list[bytes]:
+        """The newest entries as JSON, newest first. Raises `StoreAway`."""
+        found = await self._ask(self._client.xrevrange(self._key("recent"), count=count), _BACKGROUND_SECONDS)
+        return [fields[b"entry"] for _, fields in found]
+
+    async def _ask(self, answer: Awaitable[_T], seconds: float) -> _T:
+        try:
+            async with asyncio.timeout(seconds):
+                result = await answer
+        except (RedisError, OSError, TimeoutError) as error:
+            late = isinstance(error, TimeoutError)
+            problem = f"no answer within {seconds:g} s" if late else str(error) or type(error).__name__
+            if not self._problem:
+                log.warning("the store %s is away: %s", self.url, problem)
+            self._problem = problem
+            raise StoreAway(problem) from error
+        if self._problem:
+            log.info("the store %s answers", self.url)
+        self._problem = ""
+        return result
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._tag, *parts))
+
+    def _rollup(self, hour: int) -> str:
+        return self._key("rollup", str(hour))
+
+
+class Script:
+    """A Lua script beside this module, called by its hash and sent whole only where it is not known."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self._text = files(__package__).joinpath(name).read_text("utf-8")
+        self._hash = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """The script's answer. Raises what redis-py raises."""
+        try:
+            return await self._client.evalsha(self._hash, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await self._client.eval(self._text, len(keys), *keys, *arguments)
