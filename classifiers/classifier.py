@@ -1,0 +1,205 @@
+"""The serving object: features in, signals out. Pure numpy over an artifact's heads; the encoders are given to it."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifiers.artifact import Artifact, ArtifactError
+from classifiers.artifact import load as load_artifact
+from classifiers.custom import CustomDomains
+from classifiers.features import lexical, reading
+from classifiers.heads import Array, Prediction, predict, sigmoid
+from classifiers.targets import SMALL, Mapped, map_targets
+from classifiers.targets import Target as Target
+from policies.values import DOMAINS, Features, Look, Signals, Success
+
+if TYPE_CHECKING:
+    from classifiers.encoder import Encoder
+    from classifiers.static import StaticEncoder
+
+CACHED = 4096
+"""Distinct texts whose signals are remembered."""
+
+_NO_DOMAINS: Mapping[str, Sequence[str]] = {}
+
+
+class Classifier:
+    """Signals for a policy's targets, at two looks: static vectors at once, the full encoder where it matters.
+
+    Thread-safe. A prompt's signals never depend on its batch-mates or on what was asked before.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        targets: Sequence[Target],
+        *,
+        full: Encoder | None = None,
+        static: StaticEncoder | None = None,
+        domains: Mapping[str, Sequence[str]] = _NO_DOMAINS,
+    ) -> None:
+        """Serve ``targets`` from ``artifact``; see `load`."""
+        self.artifact = artifact
+        self._encoders: dict[Look, Encoder | StaticEncoder] = {}
+        for look, encoder in (("static", static), ("full", full)):
+            if encoder is not None:
+                _check_space(artifact, look, encoder.name)
+                self._encoders[look] = encoder  # type: ignore[index]
+        self._mapped: Mapped = map_targets(targets, artifact.models, artifact.about)
+        self._small = artifact.models.index(SMALL) if SMALL in artifact.models else None
+        self._custom = {look: CustomDomains(domains, e) for look, e in self._encoders.items()} if domains else {}
+        self._cache: OrderedDict[bytes, Signals] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        artifact: Path | str,
+        targets: Sequence[Target],
+        *,
+        full: Encoder | None,
+        static: StaticEncoder | None,
+        domains: Mapping[str, Sequence[str]] = _NO_DOMAINS,
+    ) -> Classifier:
+        """Read and verify the artifact's folder, and check that the encoders are of the spaces it was trained on.
+
+        ``domains`` adds domains of the user's own, each from a handful of example prompts. With neither encoder the
+        classifier still serves, on lexical features, and its signals say so. Raises `ArtifactError`.
+        """
+        return cls(load_artifact(Path(artifact)), targets, full=full, static=static, domains=domains)
+
+    @property
+    def looks(self) -> Look:
+        """The best look on offer."""
+        return "full" if "full" in self._encoders else "static" if "static" in self._encoders else "lexical"
+
+    def first_look(self, features: Features) -> Signals:
+        """Signals from static vectors (lexical features where there are none): cheap enough for an event loop."""
+        return self._one(features, "static" if "static" in self._encoders else "lexical")
+
+    def second_look(self, features: Features) -> Signals:
+        """Signals from the best look there is. Milliseconds of computing: call it off the event loop."""
+        return self._one(features, self.looks)
+
+    def classify(self, batch: Sequence[Features], *, look: Look | None = None) -> list[Signals]:
+        """Signals of each request at ``look``, by default the best there is.
+
+        Raises `ValueError` when that look's encoder was not given.
+        """
+        chosen: Look = look or self.looks
+        if chosen != "lexical" and chosen not in self._encoders:
+            raise ValueError(f"the {chosen} look needs its encoder, which was not given")
+        if not batch:
+            return []
+        texts = [reading(features) for features in batch]
+        facts = np.stack([lexical(features) for features in batch])
+        vectors = self._vectors(texts, chosen)
+        prediction = predict(self.artifact.heads[chosen], vectors, facts)
+        trust = np.array([_trust(features) for features in batch], np.float32)[:, None]
+        logits, errors = _temper(prediction, trust)
+        success, spread = self._success(logits, errors)
+        extra = self._custom[chosen].probabilities(vectors) if chosen in self._custom else None
+        return [
+            self._signals(chosen, bool(text.strip()), row, prediction, logits, success, spread, extra)
+            for row, text in enumerate(texts)
+        ]
+
+    def _one(self, features: Features, look: Look) -> Signals:
+        text = f"{look}|{features.language}|{reading(features)}".encode("utf-8", "surrogatepass")
+        digest = blake2b(text, digest_size=16).digest()
+        with self._lock:
+            if digest in self._cache:
+                self._cache.move_to_end(digest)
+                return self._cache[digest]
+        signals = self.classify([features], look=look)[0]
+        with self._lock:
+            self._cache[digest] = signals
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        return signals
+
+    def _vectors(self, texts: Sequence[str], look: Look) -> Array:
+        if look == "lexical":
+            return np.zeros((len(texts), 0), np.float32)
+        vectors = np.asarray(self._encoders[look].encode(texts), np.float32)
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"the {look} encoder {self._encoders[look].name} gave NaN or infinity")
+        return vectors
+
+    def _success(self, logits: Array, errors: Array) -> tuple[Array, Array]:
+        """Probabilities and their standard errors, each (n, targets); models' errors are taken as fully correlated."""
+        z = logits @ self._mapped.weights.T + self._mapped.offsets
+        e = np.hypot(errors @ np.abs(self._mapped.weights).T, self._mapped.doubt)
+        return sigmoid(z), np.asarray((sigmoid(z + e) - sigmoid(z - e)) / 2, np.float32)
+
+    def _signals(
+        self,
+        look: Look,
+        has_text: bool,
+        row: int,
+        prediction: Prediction,
+        logits: Array,
+        success: Array,
+        spread: Array,
+        extra: Mapping[str, Array] | None,
+    ) -> Signals:
+        if not has_text:
+            return Signals(look=look, artifact=self.artifact.id, missing=("no user text to read",))
+        probabilities = dict(zip(DOMAINS, prediction.domains[row].tolist(), strict=True))
+        if extra:
+            mine = {name: float(p[row]) for name, p in extra.items()}
+            rest = 1.0 - max(mine.values())
+            total = sum(mine.values())
+            probabilities = {k: p * rest for k, p in probabilities.items()}
+            probabilities |= {k: p / total * (1.0 - rest) if total else 0.0 for k, p in mine.items()}
+        complexity = None if self._small is None else float(sigmoid(-logits[row, self._small, None])[0])
+        return Signals(
+            domain=max(probabilities, key=probabilities.__getitem__),
+            domain_probs=probabilities,
+            complexity=complexity,
+            success={
+                tier: Success(p, e, source)
+                for tier, p, e, source in zip(
+                    self._mapped.tiers, success[row].tolist(), spread[row].tolist(), self._mapped.sources, strict=True
+                )
+            },
+            ood=bool(prediction.far[row]),
+            look=look,
+            artifact=self.artifact.id,
+            missing=("no encoder: lexical features only",) if look == "lexical" else (),
+        )
+
+
+_ENGLISH = frozenset({"en", "und"})
+_OTHER_SCRIPTS = frozenset("zh ja ko ru uk ar fa ur he el hi bn pa gu ta te kn ml th ka hy am".split())  # noqa: SIM905
+
+
+def _trust(features: Features) -> float:
+    """How far the encoder, trained on English, is to be believed: 1 for English, less for others by script."""
+    if features.language in _ENGLISH:
+        return 1.0
+    return 0.4 if features.language in _OTHER_SCRIPTS else 0.7
+
+
+def _temper(prediction: Prediction, trust: Array) -> tuple[Array, Array]:
+    """Logits drawn to even odds and errors widened where the encoder is not to be believed."""
+    errors = np.hypot(prediction.errors, 1.5 * (1.0 - trust))
+    return prediction.logits * trust, np.asarray(errors, np.float32)
+
+
+def _check_space(artifact: Artifact, look: str, name: str) -> None:
+    expected = artifact.encoders.get(look)
+    if expected is None:
+        raise ArtifactError(f"artifact {artifact.id} has no {look} head; it cannot use the encoder {name}")
+    if expected != name:
+        raise ArtifactError(
+            f"artifact {artifact.id} reads {look} vectors of {expected}, not of {name}: "
+            f"use that encoder, or train an artifact with this one (tierwise train)"
+        )

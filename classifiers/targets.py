@@ -1,0 +1,169 @@
+"""How a policy's tiers map to the models that were trained: the same model, stated scores, or a size class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import log2, sqrt
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from classifiers.heads import Array
+
+Source: TypeAlias = Literal["trained", "quality", "onboarded", "size"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A tier whose success is to be predicted, and what is known of the model behind it.
+
+    ``quality`` holds benchmark scores, 0..1, that the user states (``mmlu``, ``gsm8k``, ...); ``size_b`` its
+    parameters in billions.
+    """
+
+    tier: str
+    model: str | None = None
+    quality: Mapping[str, float] = field(default_factory=dict)
+    size_b: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Targets in terms of trained models: logit = models' logits @ ``weights``.T + ``offsets``.
+
+    ``doubt`` is the standard deviation, in logits, that the mapping itself adds.
+    """
+
+    tiers: tuple[str, ...]
+    weights: Array
+    offsets: Array
+    doubt: Array
+    sources: tuple[Source, ...]
+
+
+SMALL, MEDIUM, FRONTIER = "7b-class", "50b-class", "frontier-class"
+"""Success columns that are trained on the mean of a size class's models, for models that are otherwise unknown."""
+
+
+def class_of(name: str) -> str:
+    """The size class of a model by its name: up to 28B, up to 150B, and beyond or unsaid."""
+    size = size_of(name)
+    return FRONTIER if size is None or size > 150.0 else MEDIUM if size > 28.0 else SMALL
+
+
+_DOUBT: Mapping[Source, float] = {"trained": 0.0, "onboarded": 0.0, "quality": 0.3, "size": 0.6}
+_FRONTIER_B = 400.0
+_NEARNESS = 0.12
+"""Width of the kernel over benchmark scores: models whose scores differ by this much weigh e^-0.5."""
+
+
+def map_targets(targets: Sequence[Target], models: Sequence[str], about: Mapping[str, Any]) -> Mapped:
+    """Map each target by the best that is known of it; ``about`` is the artifact's manifest.
+
+    Order: the same model, else stated benchmark scores, else its size class, marked as a guess.
+    """
+    rows = [_row(target, models, about) for target in targets]
+    sources = tuple(source for _, _, source in rows)
+    return Mapped(
+        tiers=tuple(t.tier for t in targets),
+        weights=np.array([w for w, _, _ in rows], np.float32).reshape(len(rows), len(models)),
+        offsets=np.array([offset for _, offset, _ in rows], np.float32),
+        doubt=np.array([_DOUBT[source] for source in sources], np.float32),
+        sources=sources,
+    )
+
+
+_TRAILING = re.compile(
+    r"[-_.:](?:awq|gptq|gguf|exl2|mlx|bnb|nf4|hf|fp16|bf16|fp8|fp4|nvfp4|int8|int4|[48]bit|w[48]a(?:8|16)|q[2-8](?:_[a-z0-9_]+)?"
+    r"|v\d+(?:[.-]\d+)*|latest|preview|\d{4}-\d{2}-\d{2})$"
+)
+
+
+def normal(name: str) -> str:
+    """A model's name without its owner, precision, packaging and revision: ``Qwen/Qwen2.5-7B-Instruct-AWQ`` is
+    ``qwen2.5-7b-instruct``."""
+    name = name.strip().lower().rsplit("/", 1)[-1].replace("_", "-").replace(" ", "-")
+    while (shorter := _TRAILING.sub("", name)) != name:
+        name = shorter
+    return name.replace(":", "-")
+
+
+_LIGHT = re.compile(r"mini|nano|small|haiku|flash|lite|light|tiny")
+
+
+def size_of(name: str) -> float | None:
+    """Billions of parameters as the name tells, None where it does not; ``mini`` and its like count as 8.
+
+    A mixture of n experts counts as the dense model of the geometric mean of its active (two experts) and all its
+    parameters, a sixth of them shared: ``8x7b`` is 23.
+    """
+    found = re.search(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", name.lower())
+    if not found:
+        return 8.0 if _LIGHT.search(name.lower()) else None
+    return float(found[2]) * (sqrt(2 * int(found[1])) * 5 / 6 if found[1] else 1.0)
+
+
+def _row(target: Target, models: Sequence[str], about: Mapping[str, Any]) -> tuple[Array, float, Source]:
+    names = [normal(m) for m in models]
+    weights = np.zeros(len(models), np.float32)
+    if target.model and normal(target.model) in names:
+        at = names.index(normal(target.model))
+        weights[at] = 1.0
+        return weights, 0.0, "onboarded" if models[at] in about.get("onboarded", ()) else "trained"
+    stated = _by_quality(target.quality, models, about.get("benchmarks", {}))
+    if stated is not None:
+        return (*stated, "quality")
+    size = target.size_b or (size_of(target.model) if target.model else None) or _FRONTIER_B
+    return (*_by_size(size, models), "size")
+
+
+def _by_quality(
+    quality: Mapping[str, float], models: Sequence[str], benchmarks: Mapping[str, Mapping[str, float]]
+) -> tuple[Array, float] | None:
+    stated = {_plain(k): v for k, v in quality.items()}
+    weights = np.zeros(len(models), np.float32)
+    gaps = np.zeros(len(models), np.float32)
+    for i, model in enumerate(models):
+        known = {_plain(k): v for k, v in benchmarks.get(model, {}).items()}
+        shared = sorted(known.keys() & stated.keys())
+        if shared:
+            distance = np.mean([(stated[k] - known[k]) ** 2 for k in shared])
+            weights[i] = np.exp(-distance / (2 * _NEARNESS**2)) * len(shared)
+            gaps[i] = np.mean([_logit(stated[k]) - _logit(known[k]) for k in shared])
+    if weights.sum() <= 0:
+        return None
+    weights /= weights.sum()
+    return weights, float(weights @ gaps)
+
+
+def _by_size(size: float, models: Sequence[str]) -> tuple[Array, float]:
+    """Between 7B, 50B and the frontier, linear in the logarithm of size; below 7B half a logit lost per halving."""
+    weights = np.zeros(len(models), np.float32)
+    ladder = [(7.0, SMALL), (50.0, MEDIUM), (_FRONTIER_B, FRONTIER)]
+    steps = [(log2(b), list(models).index(name)) for b, name in ladder if name in models]
+    if not steps:
+        weights[:] = 1.0 / len(models)
+        return weights, 0.0
+    at = log2(size)
+    if at <= steps[0][0]:
+        weights[steps[0][1]] = 1.0
+        return weights, 0.5 * (at - steps[0][0])
+    for (low, i), (high, j) in pairwise(steps):
+        if at <= high:
+            share = (at - low) / (high - low)
+            weights[i], weights[j] = 1.0 - share, share
+            return weights, 0.0
+    weights[steps[-1][1]] = 1.0
+    return weights, 0.0
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _logit(p: float) -> float:
+    p = min(max(p, 0.02), 0.98)
+    return float(np.log(p / (1 - p)))
