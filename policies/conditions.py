@@ -91,14 +91,24 @@ class Range(_Shape):
 
         With ``whole`` only whole numbers count; without it an open end is given as its limit.
         """
-        floor, floor_open = max((low, False), (_or(self.at_least, low), False), (_or(self.more_than, -math.inf), True))
-        ceiling, closed = min((high, True), (_or(self.at_most, high), True), (_or(self.less_than, math.inf), False))
+        (floor, floor_open), (ceiling, closed) = self._bounds(low, high)
         if whole:
             first = math.floor(floor) + 1 if floor_open else math.ceil(floor)
             last = ceiling if math.isinf(ceiling) else math.floor(ceiling) if closed else math.ceil(ceiling) - 1
             return (first, last) if first <= last else None
         empty = floor > ceiling or (floor == ceiling and (floor_open or not closed))
         return None if empty else (floor, ceiling)
+
+    def includes(self, other: Range) -> bool:
+        """Say whether every number within ``other`` is within this range."""
+        (floor, ceiling), (others_floor, others_ceiling) = self._bounds(), other._bounds()
+        return floor <= others_floor and others_ceiling <= ceiling
+
+    def _bounds(self, low: float = -math.inf, high: float = math.inf) -> tuple[tuple[float, bool], tuple[float, bool]]:
+        """Give the lower bound and whether it is open, and the upper one and whether it is closed."""
+        floor = max((low, False), (_or(self.at_least, low), False), (_or(self.more_than, -math.inf), True))
+        ceiling = min((high, True), (_or(self.at_most, high), True), (_or(self.less_than, math.inf), False))
+        return floor, ceiling
 
     def __str__(self) -> str:
         named = {name.replace("_", " "): getattr(self, name) for name in type(self).model_fields}

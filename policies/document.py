@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +20,7 @@ from policies.references import reference_problems
 from policies.schema import Policy
 from policies.source import Path, Source, read
 
-__all__ = ["Loaded", "PolicyErrors", "Problem", "complete", "json_schema", "load", "show"]
+__all__ = ["Loaded", "PolicyErrors", "Problem", "complete", "json_schema", "load", "resolved", "show"]
 
 _SECRET_KEYS = frozenset({"api_key", "encoder_key", "headers", "redis"})
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -68,16 +68,20 @@ def complete(loaded: Loaded, catalogue: Mapping[str, ModelFacts]) -> Loaded:
 
 
 def _loaded(policy: Policy, source: Source) -> Loaded:
-    content = json.dumps(_plain(policy.model_dump(by_alias=True)), default=lambda number: str(number.normalize()))
+    content = json.dumps(resolved(policy), default=lambda number: f"{number.normalize():f}")
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    found = sorted(warnings(policy, source), key=lambda problem: (problem.line, problem.column))
-    return Loaded(policy, digest, tuple(replace(problem, severity="warning") for problem in found), source)
+    return Loaded(policy, digest, tuple(warnings(policy, source)), source)
+
+
+def resolved(policy: Policy) -> dict[str, Any]:
+    """Give a policy as it resolved, as plain data: defaults filled in, secrets masked."""
+    plain: dict[str, Any] = _plain(policy.model_dump(by_alias=True, exclude_none=True))
+    return plain
 
 
 def show(policy: Policy) -> str:
-    """Write a policy as it resolved, defaults filled in and secrets masked, as YAML that loads again."""
-    tree = _plain(policy.model_dump(by_alias=True, exclude_none=True))
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """Write a policy as it resolved, as YAML that loads again."""
+    return yaml.dump(resolved(policy), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def json_schema() -> dict[str, Any]:

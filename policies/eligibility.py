@@ -79,7 +79,7 @@ def _obstacles(
     if backend.context_window is not None and needed > backend.context_window:
         yield Obstacle(Kind.CONTEXT, f"has a window of {backend.context_window:,} tokens, {needed:,} are needed")
     for rule in excluding:
-        if (why := _excluded(rule, tier, backend)) is not None:
+        if (why := excluded_by(rule, tier, backend)) is not None:
             yield Obstacle(Kind.EXCLUDED, f"is excluded by rule {rule.name!r} ({why})")
     for limited in (tier, backend.name, backend.model):
         if limited in spent:
@@ -88,7 +88,8 @@ def _obstacles(
         yield Obstacle(Kind.COOLDOWN, "rests after failures")
 
 
-def _excluded(rule: Rule, tier: str, backend: Backend) -> str | None:
+def excluded_by(rule: Rule, tier: str, backend: Backend) -> str | None:
+    """Say by what a rule excludes a backend, such as ``precision int4``; None where it does not."""
     exclude = rule.exclude
     if exclude is None:
         return None

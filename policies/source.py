@@ -61,6 +61,11 @@ class Source:
         place = (self.values.get(path) if at_value else None) or self.place(path)
         return Problem(self.file, place.line, place.column, dotted(path), message, hint)
 
+    def warning(self, path: Path, message: str, hint: str = "") -> Problem:
+        """Make a warning at a path."""
+        place = self.place(path)
+        return Problem(self.file, place.line, place.column, dotted(path), message, hint, "warning")
+
 
 def dotted(path: Path) -> str:
     """Write a path as ``tiers.small.backends[0].name``."""
