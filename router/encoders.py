@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 
 from classifiers.encoder import Encoder, EncoderUnavailable, Vectors
+from classifiers.static import StaticEncoder
 from policies.schema import ClassifierSettings
 
 
@@ -30,18 +31,21 @@ class RemoteEncoder:
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
         try:
-            response = self._client.post("/embeddings", json={"model": self.name, "input": list(texts)}).raise_for_status()
+            response = self._client.post(
+                "/embeddings", json={"model": self.name, "input": list(texts)}
+            ).raise_for_status()
             rows = sorted(response.json()["data"], key=lambda row: row["index"])
             vectors = np.asarray([row["embedding"] for row in rows], np.float32)
             if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
                 raise ValueError("not one vector of numbers for each text")
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
             raise EncoderUnavailable(f"the embeddings endpoint {self._client.base_url} failed: {error}") from error
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return unit
 
 
 def warm(
-    settings: ClassifierSettings, cache_dir: Path, ready: Callable[[Encoder | None, Encoder | None], None]
+    settings: ClassifierSettings, cache_dir: Path, ready: Callable[[StaticEncoder | None, Encoder | None], None]
 ) -> None:
     """Bring up what the policy names, calling ``ready(static, full)`` at each step up. Blocks: run it in a thread.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from router import wire
+from policies.values import Decision
 from router.errors import RequestError, TierwiseError, to_openai
 
 if TYPE_CHECKING:
@@ -23,8 +25,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content, default=str), status, media_type="application/json")
+    return Response(orjson.dumps(content, default=_plain), status, media_type="application/json")
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, frozenset) else float(value) if isinstance(value, Decimal) else str(value)
+
+
+def _fields(value: Decision) -> dict[str, object]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _proxy(request: Request) -> Proxy:
@@ -108,7 +119,7 @@ class ChatCompletions:
                 await _error(error)(scope, receive, send)
                 return
             async with Connection(receive) as connection, proxy.pipeline.serve(request, arrived) as served:
-                await send({"type": "http.response.start", "status": served.status, "headers": served.raw_headers})
+                await send({"type": "http.response.start", "status": served.status, "headers": served.headers})
                 async for chunk in served.body:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 connection.last_message()
@@ -120,7 +131,10 @@ async def route(request: Request) -> Response:
     proxy = _proxy(request)
     raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
     choice = await proxy.pipeline.choose(proxy.read_chat(raw, read_headers(request.scope)).features)
-    return _json(choice.as_json())
+    shown = {name: getattr(choice.features, name) for name in _SHOWN_FEATURES}
+    return _json(
+        {"tier": choice.decision.tier, "features": shown, "signals": choice.signals, **_fields(choice.decision)}
+    )
 
 
 async def models(request: Request) -> Response:
@@ -146,9 +160,10 @@ async def metrics(request: Request) -> Response:
 
 async def report(request: Request) -> Response:
     """``GET /report``: the cost report as JSON, with ``since``, ``until`` and ``by`` as in ``tierwise report``."""
-    return _json(await _proxy(request).report(request.query_params))
+    return Response(await _proxy(request).report(request.query_params), media_type="application/json")
 
 
+_SHOWN_FEATURES = ("input_tokens", "turns", "language", "has_code", "has_tools", "has_images", "requires")
 _MODEL = {"object": "model", "created": 0, "owned_by": "tierwise"}
 
 

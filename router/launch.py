@@ -46,7 +46,9 @@ class Proxy:
 
 
 @contextmanager
-def running_proxy(policy: Path, data_dir: Path, *options: str, environ: Mapping[str, str] | None = None) -> Iterator[Proxy]:
+def running_proxy(
+    policy: Path, data_dir: Path, *options: str, environ: Mapping[str, str] | None = None
+) -> Iterator[Proxy]:
     """Run ``tierwise serve`` on a free port unless told otherwise, and stop it (gracefully) on the way out.
 
     Raises `RuntimeError` when it ends before it listens; its own words are on standard error by then.

@@ -5,22 +5,28 @@ A `Pipeline` serves one policy; a reload builds another and swaps it in, so that
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
+from random import random
 from time import perf_counter, time
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-from policies import money
+from policies.conditions import headers_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
-from policies.values import Attempt, Decision, Entry, Features, Outcome, Session, Signals, Usage, View
+from policies.values import Attempt, Decision, Entry, Features, Outcome, Signals, Usage, View
+from router.billing import baseline_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
-from router.errors import Exhausted, RequestError
-from router.ledger import Ledger
+from router.errors import Exhausted, RequestError, to_openai
+from router.headers import served_headers
+from router.ledger.ledger import Ledger
 from router.signals import SignalReader
 from router.state.store import Store
+from router.telemetry import Telemetry
 from router.wire import ChatRequest
 
 
@@ -32,34 +38,222 @@ class Choice:
     signals: Signals | None
     view: View
     decision: Decision
-    classify_ms: float
+    classify_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What goes out to the client: status, headers as ASGI has them, and a body to be iterated once."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: AsyncIterator[bytes]
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What has come of one request so far; the entry is made of it, wherever the request ended."""
+
+    request: ChatRequest
+    arrived: float
+    id: str = field(default_factory=lambda: uuid4().hex)
+    at: float = field(default_factory=time)
+    choice: Choice | None = None
+    answer: Answer | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    status: int = 499
+    outcome: Outcome = "cancelled"
+    overhead_ms: float | None = None
+    ttft_ms: float | None = None
+
+    def elapsed_ms(self) -> float:
+        return (perf_counter() - self.arrived) * 1e3
+
+    def waited_ms(self) -> float:
+        """Time spent on attempts that have ended."""
+        return sum(attempt.total_ms for attempt in self.attempts)
+
+    def added_ms(self) -> float:
+        """What the proxy itself added up to the first content, or up to now where there is none."""
+        return max(0.0, self.elapsed_ms() - self.waited_ms()) if self.overhead_ms is None else self.overhead_ms
+
+    def opened(self, answer: Answer) -> None:
+        """The answer's first content is here (all of it, where it is not streamed)."""
+        self.answer = answer
+        self.ttft_ms = self.elapsed_ms()
+        waited_ms = self.waited_ms() + (answer.ttft_ms or 0.0 if answer.whole is None else 0.0)
+        self.overhead_ms = max(0.0, self.ttft_ms - waited_ms)
 
 
 class Pipeline:
     """The stops of a request under one policy."""
 
     def __init__(
-        self, loaded: Loaded, reader: SignalReader, dispatcher: Dispatcher, store: Store, record: Callable[[Entry], None]
+        self,
+        loaded: Loaded,
+        reader: SignalReader,
+        dispatcher: Dispatcher,
+        store: Store,
+        ledger: Ledger,
+        telemetry: Telemetry,
     ) -> None:
-        """``record`` takes the entry of every request, however it ended."""
         self.loaded = loaded
-        self.dispatcher = dispatcher
-        self._reader = reader
+        self.reader = reader
+        conditions = [rule.when for rule in loaded.policy.rules] + [budget.when for budget in loaded.policy.budgets]
+        self.headers_read = headers_read(conditions)
+        self._dispatcher = dispatcher
         self._store = store
-        self._record = record
+        self._ledger = ledger
+        self._telemetry = telemetry
         self._timezone = ZoneInfo(loaded.policy.timezone)
+        self._serving = 0
+        self._retired = False
+        self._idle = asyncio.Event()
 
     async def choose(self, features: Features) -> Choice:
         """Decide where a request would go, without calling anyone."""
-        view = View(
-            now=datetime.now(self._timezone),
-            cooling=self.dispatcher.cooling(),
-            in_flight=self.dispatcher.in_flight(),
-            session=await self._store.session(features.conversation) if self.loaded.policy.session.sticky else None,
-            spent_today=await self._store.spent_today(),
-            draw=random.random(),
-        )
+        view = await self._view(features)
         signals, classify_ms = None, 0.0
         if needs_signals(self.loaded, features):
-            signals, classify_ms = await self._reader.read(self.loaded, features, view)
+            signals, classify_ms = await self.reader.read(self.loaded, features, view)
         return Choice(features, signals, view, decide(self.loaded, features, signals, view), classify_ms)
+
+    @asynccontextmanager
+    async def serve(self, request: ChatRequest, arrived: float) -> AsyncIterator[Served]:
+        """Answer one request. Its entry is written on the way out, however that comes about.
+
+        ``arrived`` is when the request came in, on `time.perf_counter`.
+        """
+        exchange = _Exchange(request, arrived)
+        self._serving += 1
+        self._telemetry.arrived()
+        try:
+            yield await self._answer(exchange)
+            if exchange.answer is not None:
+                await exchange.answer.aclose()
+                exchange.status, exchange.outcome = 200, exchange.attempts[-1].outcome
+        except Exception:
+            exchange.status, exchange.outcome = 500, "error"
+            raise
+        finally:
+            if exchange.answer is not None:
+                await exchange.answer.aclose()
+            self._serving -= 1
+            if self._retired and not self._serving:
+                self._idle.set()
+            self._write_down(exchange)
+
+    async def _answer(self, exchange: _Exchange) -> Served:
+        """The answer as soon as it has begun, or the error that stands in for it."""
+        request = exchange.request
+        choice = exchange.choice = await self.choose(request.features)
+        if (refusal := choice.decision.refusal) is not None:
+            error = RequestError(refusal.status, refusal.code, refusal.message, refusal.param)
+            return self._failed(exchange, error, "rejected")
+        order = Order(
+            "chat/completions", request.body, request.stream, request.wants_usage, request.features.input_tokens
+        )
+        try:
+            answer = await self._dispatcher.run(order, choice.decision, exchange.attempts)
+        except Exhausted as error:
+            return self._failed(exchange, error, error.attempts[-1].outcome if error.attempts else "rejected")
+        except RequestError as error:
+            return self._failed(exchange, error, "rejected")
+        exchange.opened(answer)
+        headers = [(b"content-type", answer.content_type.encode("latin-1")), *self._headers(exchange)]
+        if answer.whole is not None:
+            headers.append((b"content-length", str(len(answer.whole)).encode()))
+            return Served(200, headers, _once(answer.whole))
+        headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        return Served(200, headers, answer.body)
+
+    def _failed(self, exchange: _Exchange, error: RequestError | Exhausted, outcome: Outcome) -> Served:
+        exchange.status, extra, body = to_openai(error)
+        exchange.outcome = outcome
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in extra.items()]
+        return Served(exchange.status, [*headers, *self._headers(exchange)], _once(body))
+
+    async def _view(self, features: Features) -> View:
+        policy = self.loaded.policy
+        return View(
+            now=datetime.now(self._timezone),
+            cooling=self._dispatcher.cooling(),
+            in_flight=self._dispatcher.in_flight(),
+            session=await self._store.session(features.conversation, features.turns) if policy.session.sticky else None,
+            spent_today=await self._store.spent_today(policy.timezone),
+            draw=random(),
+        )
+
+    def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
+        assert exchange.choice is not None
+        costs = None
+        if exchange.answer is not None and exchange.answer.whole is not None:
+            usage = exchange.attempts[-1].usage or Usage()
+            costs = (total_nanos(exchange.attempts), baseline_nanos(self.loaded.policy, usage))
+        return served_headers(
+            exchange.id, exchange.choice.decision, exchange.choice.signals, exchange.answer, len(exchange.attempts),
+            exchange.choice.classify_ms, exchange.added_ms(), costs,
+        )  # fmt: skip
+
+    def _write_down(self, exchange: _Exchange) -> None:
+        """Make the entry, whatever happened; remember the session where there was an answer."""
+        request, attempts, answer = exchange.request, tuple(exchange.attempts), exchange.answer
+        choice = exchange.choice or self._undecided(request.features)
+        last = attempts[-1] if attempts else None
+        served = last if answer is not None else None
+        usage = (served.usage if served else None) or Usage()
+        total_ms = exchange.elapsed_ms()
+        entry = Entry(
+            id=exchange.id,
+            at=exchange.at,
+            key_id=request.features.key_id,
+            requested_model=request.features.model,
+            served_model=served.model if served else "",
+            tier=last.tier if last else choice.decision.tier,
+            backend=last.backend if last else "",
+            status=exchange.status,
+            outcome=exchange.outcome,
+            stream=request.stream,
+            decision=choice.decision,
+            features=choice.features,
+            signals=choice.signals,
+            view=choice.view,
+            attempts=attempts,
+            usage=usage,
+            cost_nanos=total_nanos(attempts),
+            baseline_nanos=baseline_nanos(self.loaded.policy, usage),
+            classify_ms=choice.classify_ms,
+            overhead_ms=max(0.0, total_ms - exchange.waited_ms())
+            if exchange.overhead_ms is None
+            else exchange.overhead_ms,
+            ttft_ms=exchange.ttft_ms,
+            total_ms=total_ms,
+        )
+        self._ledger.record(entry)
+        self._telemetry.left(entry)
+        if answer is not None and choice.signals is not None and self.loaded.policy.session.sticky:
+            session = next_session(self.loaded, choice.decision, choice.signals, choice.view, answer.step)
+            self._store.remember(request.features.conversation, session, self.loaded.policy.session.ttl)
+
+    def _undecided(self, features: Features) -> Choice:
+        """What stands in the entry of a client that left before the decision."""
+        decision = Decision((), ("the client left before the decision",), self.loaded.hash)
+        return Choice(features, None, View(now=datetime.now(self._timezone)), decision)
+
+    async def retire(self) -> None:
+        """Close once nothing is served under this policy any more."""
+        self._retired = True
+        if self._serving:
+            await self._idle.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections to every backend."""
+        self.reader.close()
+        for lane in self._dispatcher.lanes.values():
+            await lane.backend.aclose()
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

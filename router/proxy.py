@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from watchfiles import awatch
 
@@ -19,11 +21,15 @@ from policies.schema import Policy
 from router import encoders, wire
 from router.backends import open_backends
 from router.dispatch import Dispatcher
-from router.ledger.ledger import Ledger
+from router.errors import RequestError
+from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.pipeline import Pipeline
+from router.reports import report, window
+from router.reports.formats import as_json
+from router.reports.sources import read_store
 from router.settings import Settings, load_policy, targets
 from router.signals import SignalReader
-from router.state.store import RedisStore
+from router.state.store import RedisStore, StoreAway
 from router.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -110,7 +116,9 @@ class Proxy:
             loaded = load_policy(self._settings.policy)
         except (OSError, PolicyErrors) as error:
             self._policy_problem = str(error)
-            log.error("the policy was not reloaded; the last good one (%s) stays:\n%s", self.pipeline.loaded.hash, error)
+            log.error(
+                "the policy was not reloaded; the last good one (%s) stays:\n%s", self.pipeline.loaded.hash, error
+            )
             return
         self._policy_problem = ""
         if loaded.hash == self.pipeline.loaded.hash:
@@ -137,6 +145,19 @@ class Proxy:
             "store": "ready" if self._store.ready else "away",
             "ledger_problem": self._ledger.problem,
         }
+
+    async def report(self, query: Mapping[str, str]) -> str:
+        """The cost report as JSON. Raises `RequestError` for a window or dimension that makes no sense."""
+        now = datetime.now(ZoneInfo(self.policy.timezone))
+        by = tuple(query.get("by", "tier").split(","))
+        try:
+            asked = window(query.get("since", "24h"), query.get("until"), now)
+            sums = await read_store(self._store, asked.hours, self._settings.data_dir / JOURNAL_NAME)
+            return as_json(report(sums, asked, by))
+        except ValueError as error:
+            raise RequestError(400, "invalid_query", f"{error}.") from error
+        except StoreAway as error:
+            raise RequestError(503, "store_away", f"The store is away: {error}.") from error
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -1,4 +1,4 @@
-"""What a worker is started with, and the policy it reads: shared by the server and by commands that explain or check."""
+"""What a worker is started with, and the policy it reads; commands that explain one read it the same way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Settings:
 
 
 def policy_file(name: str, data_dir: Path) -> Path:
-    """The file of a policy, or of a preset named instead of one: it is written beside the data, to be read and edited."""
+    """The file of a policy, or of a preset named in its place, written beside the data to be read and edited."""
     if name not in presets.names() or Path(name).exists():
         return Path(name)
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -39,11 +39,12 @@ def load_policy(path: Path) -> Loaded:
     """Read and validate a policy, and fill in list prices. Raises `OSError` or `PolicyErrors`."""
     text = path.read_text(encoding="utf-8")
     loaded = document.load(text, file=str(path), environ=os.environ, is_timezone=available_timezones().__contains__)
-    return document.complete(loaded, prices.catalogue())
+    return document.complete(loaded, prices.facts(loaded.policy))
 
 
 def targets(policy: Policy) -> list[Target]:
     """What each tier's success is to be predicted by."""
     return [
-        Target(name, tier.trained_as or tier.backends[0].model, tier.quality, tier.size_b) for name, tier in policy.tiers.items()
+        Target(name, tier.trained_as or tier.backends[0].model, tier.quality, tier.size_b)
+        for name, tier in policy.tiers.items()
     ]

@@ -18,19 +18,20 @@ class Telemetry:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         labels = ("tier", "backend")
-        self._requests = Counter(
-            "tierwise_requests", "Requests answered, by what answered them.", (*labels, "outcome", "status"), registry=self._registry
-        )
-        self._attempts = Counter("tierwise_attempts", "Calls made upstream.", (*labels, "error"), registry=self._registry)
-        self._tokens = Counter("tierwise_tokens", "Tokens used.", (*labels, "kind"), registry=self._registry)
-        self._cost = Counter("tierwise_cost_usd", "Dollars spent.", labels, registry=self._registry)
-        self._unpriced = Counter("tierwise_unpriced_requests", "Requests without a known price.", labels, registry=self._registry)
+        self._requests = self._counter("requests", "Requests answered.", (*labels, "outcome", "status"))
+        self._attempts = self._counter("attempts", "Calls made upstream.", (*labels, "error"))
+        self._tokens = self._counter("tokens", "Tokens used.", (*labels, "kind"))
+        self._cost = self._counter("cost_usd", "Dollars spent.", labels)
+        self._unpriced = self._counter("unpriced_requests", "Requests without a known price.", labels)
         self._classify = self._histogram("tierwise_classify_seconds", "Time to signals.")
         self._overhead = self._histogram("tierwise_overhead_seconds", "Time that the proxy itself added.")
         self._ttft = self._histogram("gen_ai_server_time_to_first_token_seconds", "Time to first token.", labels)
         self._total = self._histogram("gen_ai_server_request_duration_seconds", "Time to the last byte.", labels)
         self._in_flight = Gauge("tierwise_in_flight", "Requests being answered.", registry=self._registry)
         self._state = Gauge("tierwise_ready", "1 where this part is ready.", ("part",), registry=self._registry)
+
+    def _counter(self, name: str, summary: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"tierwise_{name}", summary, labels, registry=self._registry)
 
     def _histogram(self, name: str, summary: str, labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, summary, labels, buckets=_SECONDS, registry=self._registry)
@@ -71,7 +72,9 @@ class _Unforgeable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Escape control characters and indent what follows a line break, so that no request can write a log line."""
         lines = super().format(record).split("\n")
-        escaped = ("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) for line in lines)
+        escaped = (
+            "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) for line in lines
+        )
         return "\n    ".join(escaped)
 
 

@@ -33,7 +33,11 @@ class ChatRequest:
 def key_id(headers: Mapping[str, str]) -> str:
     """The public id of the client's key: a hash, so that no entry or log can give the key away."""
     authorization = headers.get("authorization", "")
-    key = authorization[len(_BEARER) :].strip() if authorization.lower().startswith(_BEARER) else headers.get("x-api-key", "")
+    key = (
+        authorization[len(_BEARER) :].strip()
+        if authorization.lower().startswith(_BEARER)
+        else headers.get("x-api-key", "")
+    )
     return f"key_{hashlib.sha256(key.encode()).hexdigest()[:16]}" if key else "anonymous"
 
 
@@ -71,7 +75,9 @@ def _object(raw: bytes) -> dict[str, object]:
         try:
             orjson.dumps(body)
         except orjson.JSONEncodeError as error:
-            raise RequestError(400, "invalid_json", f"The body is nested too deeply: {_DEEPEST} levels at most.") from error
+            raise RequestError(
+                400, "invalid_json", f"The body is nested too deeply: {_DEEPEST} levels at most."
+            ) from error
     return body
 
 
@@ -105,7 +111,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
 def _check(body: Mapping[str, object]) -> None:
     for name in ("model", "messages"):
         if body.get(name) is None:
-            raise RequestError(400, "missing_required_parameter", f"Missing required parameter: '{name}'.", name)
+            raise _missing(name)
     for name, value in body.items():
         if name in _FIELDS and value is not None:
             expected, holds = _FIELDS[name]
@@ -123,7 +129,7 @@ def _check_message(where: str, message: object) -> None:
     if not isinstance(message, dict):
         raise _wrong_type(where, "an object", message)
     if not isinstance(message.get("role"), str):
-        raise RequestError(400, "missing_required_parameter", f"Missing required parameter: '{where}.role'.", f"{where}.role")
+        raise _missing(f"{where}.role")
     content = message.get("content")
     if not isinstance(content, str | list | None):
         raise _wrong_type(f"{where}.content", "a string or an array of content parts", content)
@@ -132,12 +138,25 @@ def _check_message(where: str, message: object) -> None:
             raise _wrong_type(f"{where}.content[{index}]", "an object", part)
 
 
-_JSON_TYPES = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
+_JSON_TYPES = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+}
+
+
+def _missing(field: str) -> RequestError:
+    return RequestError(400, "missing_required_parameter", f"Missing required parameter: '{field}'.", field)
 
 
 def _wrong_type(field: str, expected: str, value: object) -> RequestError:
     found = _JSON_TYPES.get(type(value), "null")
-    return RequestError(400, "invalid_type", f"Invalid type for '{field}': expected {expected}, but got {found}.", field)
+    return RequestError(
+        400, "invalid_type", f"Invalid type for '{field}': expected {expected}, but got {found}.", field
+    )
 
 
 def _conversation(body: Mapping[str, object], key: str, session: str) -> str:

@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def data_dir(args: argparse.Namespace) -> Path:
-    """Where the proxy keeps its journal and embedded store: ``--data-dir``, ``$TIERWISE_DATA_DIR`` or ``~/.tierwise``."""
+    """Where the journal and the embedded store are: ``--data-dir``, ``$TIERWISE_DATA_DIR`` or ``~/.tierwise``."""
     return Path(args.data_dir or os.environ.get("TIERWISE_DATA_DIR") or "~/.tierwise").expanduser()
 
 
@@ -46,7 +46,9 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="tierwise", description="The cheapest model that will get it right, and books that close.")
+    parser = argparse.ArgumentParser(
+        prog="tierwise", description="The cheapest model that will get it right, and books that close."
+    )
     parser.add_argument("--version", action="version", version=f"tierwise {version('tierwise')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():

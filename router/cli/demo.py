@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
-
-from router.cli import add_data_dir
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import httpx
     from rich.console import Console
-
-HELP = "run the main job on simulated backends, with no key, no GPU and no Redis"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,8 @@ QUERIES = (
     Query("A train leaves at 9:40 and arrives at 13:05. How long is the journey?"),
     Query("Three workers paint a wall in 8 hours. How long do five workers need at the same pace?"),
     Query(
-        "Let G be a finite group in which every element squares to the identity. Prove that G is abelian and that its order "
-        "is a power of two.",
+        "Let G be a finite group in which every element squares to the identity. Prove that G is abelian and that its "
+        "order is a power of two.",
         stream=True,
     ),
     Query(
@@ -64,23 +62,26 @@ QUERIES = (
     Query("Evaluate the integral of x^2 * exp(-x^2) over the real line, with every step justified."),
     Query("Write a Python function that returns the n-th Fibonacci number."),
     Query(
-        "This raises RecursionError for long lists, fix it:\n```python\ndef total(xs):\n    return 0 if not xs else xs[0] + "
-        "total(xs[1:])\n```",
+        "This raises RecursionError for long lists, fix it:\n```python\ndef total(xs):\n    return 0 if not xs else "
+        "xs[0] + total(xs[1:])\n```",
         stream=True,
     ),
     Query(
-        "Implement a lock-free multi-producer single-consumer queue in C++20 with correct memory orders, and explain why each "
-        "acquire and release is needed.",
+        "Implement a lock-free multi-producer single-consumer queue in C++20 with correct memory orders, and explain "
+        "why each acquire and release is needed.",
         stream=True,
     ),
     Query("commit it", after=True),
     Query("Write a SQL query for the second highest salary per department, ties included."),
     Query("Why does `git rebase --onto main feature~3 feature` drop my first commit?"),
     Query(
-        "A patient on warfarin starts fluconazole for candidiasis. What happens to the INR, by which mechanism, and what would "
-        "you change?"
+        "A patient on warfarin starts fluconazole for candidiasis. What happens to the INR, by which mechanism, and "
+        "what would you change?"
     ),
-    Query("Is promissory estoppel a cause of action or only a defence in English law? Compare with the Restatement (Second)."),
+    Query(
+        "Is promissory estoppel a cause of action or only a defence in English law? "
+        "Compare with the Restatement (Second)."
+    ),
     Query("Explain why the Treaty of Westphalia matters to the modern idea of sovereignty."),
     Query("What is the difference between a Roth and a traditional retirement account?"),
     Query("How does mRNA leave the nucleus?"),
@@ -102,7 +103,6 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--once", action="store_true", help="end after the report instead of staying up")
     parser.add_argument("--port", type=int, default=0, help="port of the proxy (default: a free one)")
-    add_data_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -110,36 +110,44 @@ def run(args: argparse.Namespace) -> int:
     import httpx
     from rich.console import Console
 
-    from policies.presets import text
-    from router.cli import data_dir
+    from classifiers.encoder import EncoderUnavailable
+    from policies import presets
+    from router.cli import cache_dir
     from router.cli.prepare import prepare_with_progress
-    from router.cli.serve import running_proxy
+    from router.launch import running_proxy
 
     console = Console()
+    try:
+        prepare_with_progress(cache_dir(), console)
+        part = "full"
+    except EncoderUnavailable as error:
+        console.print(f"{error}\nGoing on with lexical features alone.", markup=False)
+        part = None
     with ExitStack() as stack:
-        encoder_dir = data_dir(args) / "encoder"
-        prepare_with_progress(encoder_dir, console)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tierwise-demo-")))
         policy = scratch / "demo.yaml"
-        policy.write_text(text("demo"), encoding="utf-8")
+        policy.write_text(presets.text("demo"), encoding="utf-8")
         console.print("Starting three simulated backends, the embedded store and the proxy …")
-        proxy = stack.enter_context(running_proxy(policy, scratch / "data", encoder_dir=encoder_dir, port=args.port))
+        options = ("--port", str(args.port), "--log-level", "warning")
+        proxy = stack.enter_context(running_proxy(policy, scratch / "data", *options))
+        proxy.wait_until_ready(part=part)
         client = stack.enter_context(httpx.Client(base_url=proxy.url, timeout=60))
-        proxy.wait_until_ready(client)
         failures = _converse(client, console)
-        report = client.get("/report", params={"by": "tier"}).raise_for_status().json()
-        proxy.print_report(console, report)
+        console.print()
+        subprocess.run([sys.executable, "-m", "router.cli", "report", "--data-dir", str(scratch / "data")], check=True)
         if failures:
             console.print(f"[red]{failures} of {len(QUERIES)} queries failed.[/red]")
             return 1
         if not args.once:
-            console.print(f"\nThe proxy stays up at [bold]{proxy.url}/v1[/bold]. Point a client at it, or press Ctrl-C:\n")
+            console.print(
+                f"\nThe proxy stays up at [bold]{proxy.url}/v1[/bold]. Point a client at it, or press Ctrl-C:\n"
+            )
             console.print(
                 f"  curl {proxy.url}/v1/chat/completions -H 'content-type: application/json' \\\n"
                 """    -d '{"model": "auto", "messages": [{"role": "user", "content": "Hello!"}]}'""",
                 markup=False,
             )
-            proxy.wait()
+            proxy.process.wait()
     return 0
 
 
@@ -147,7 +155,9 @@ def _converse(client: httpx.Client, console: Console) -> int:
     """Send every query, show what became of it, and count failures."""
     from rich.markup import escape
 
-    console.print(f"\n[bold]{'query':<46} {'tier':<7}{'domain':<17}{'complexity':<11}{'cost':>11} {'ms':>6}  why[/bold]")
+    console.print(
+        f"\n[bold]{'query':<46} {'tier':<7}{'domain':<17}{'complexity':<11}{'cost':>11} {'ms':>6}  why[/bold]"
+    )
     failures = 0
     messages: list[dict[str, str]] = []
     for query in QUERIES:
@@ -187,7 +197,7 @@ class _Answer:
 
 
 def _ask(client: httpx.Client, messages: list[dict[str, str]], stream: bool) -> _Answer:
-    body = {"model": "auto", "messages": messages, "stream": stream}
+    body: dict[str, Any] = {"model": "auto", "messages": messages, "stream": stream}
     if stream:
         body["stream_options"] = {"include_usage": True}
     started = perf_counter()
@@ -199,7 +209,9 @@ def _ask(client: httpx.Client, messages: list[dict[str, str]], stream: bool) -> 
         else:
             response.read()
             found = response.json()
-            text = found["choices"][0]["message"]["content"] if response.status_code == 200 else found["error"]["message"]
+            text = (
+                found["choices"][0]["message"]["content"] if response.status_code == 200 else found["error"]["message"]
+            )
             cost = response.headers.get("x-tierwise-cost-usd")
     total_ms = (perf_counter() - started) * 1e3
     headers = response.headers
@@ -215,7 +227,7 @@ def _ask(client: httpx.Client, messages: list[dict[str, str]], stream: bool) -> 
     )
 
 
-def _events(response: httpx.Response) -> Iterator[dict[str, object]]:
+def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
     for line in response.iter_lines():
         if line.startswith("data: ") and line != "data: [DONE]":
             yield json.loads(line[6:])

@@ -28,9 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from classifiers.encoder import EncoderUnavailable
 
     try:
-        prepared = prepare_with_progress(
-            cache_dir(), Console(), weights=args.weights, download=args.download
-        )
+        prepared = prepare_with_progress(cache_dir(), Console(), weights=args.weights, download=args.download)
     except EncoderUnavailable as error:
         print(error, file=sys.stderr)
         return 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import os
-import signal
 import socket
 import sys
 from functools import partial
@@ -23,8 +21,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("policy", metavar="POLICY", help="policy file, or the name of a preset")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port; 0 takes a free one (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes that share the socket (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the socket (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="allow listening beyond loopback, where anybody may spend")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     add_data_dir(parser)
@@ -37,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     from router.telemetry import configure_logging
 
     if not _is_loopback(args.host) and not args.open:
-        print(f"{args.host} can be reached from other machines; say --open if everybody there may spend.", file=sys.stderr)
+        print(
+            f"{args.host} can be reached from other machines; say --open if everybody there may spend.", file=sys.stderr
+        )
         return 2
     configure_logging(args.log_level.upper())
     data = data_dir(args)
@@ -62,13 +62,6 @@ def _serve(settings: Settings, listener: socket.socket, workers: int, drain: flo
     from router.app import create
     from router.launch import LISTENING
 
-    class Workers(Multiprocess):
-        def handle_hup(self) -> None:
-            """Pass the reload on: a worker validates before it swaps, where a restart would serve a bad file."""
-            for process in self.processes:
-                if process.process.pid is not None:
-                    os.kill(process.process.pid, signal.SIGHUP)
-
     config = uvicorn.Config(
         partial(create, settings),
         factory=True,
@@ -82,13 +75,13 @@ def _serve(settings: Settings, listener: socket.socket, workers: int, drain: flo
         date_header=False,
         timeout_graceful_shutdown=max(1, round(drain)),
     )
-    server = uvicorn.Server(config)
     host, port = listener.getsockname()[:2]
     listener.set_inheritable(True)
     print(f"{LISTENING}http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     if workers > 1:
-        Workers(config, target=server.run, sockets=[listener]).run()
+        Multiprocess(config, sockets=[listener]).run()
         return 0
+    server = uvicorn.Server(config)
     server.run(sockets=[listener])
     return 0 if server.started else 1
 

@@ -102,7 +102,9 @@ def test_tools_survive_the_trip(running: Running, stream: bool) -> None:
 
 def test_json_mode(running: Running) -> None:
     answer = running.client().chat.completions.create(
-        model="auto", messages=[{"role": "user", "content": "A colour, as JSON"}], response_format={"type": "json_object"}
+        model="auto",
+        messages=[{"role": "user", "content": "A colour, as JSON"}],
+        response_format={"type": "json_object"},
     )
     assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
 
@@ -117,7 +119,9 @@ def test_an_image_goes_where_images_are_understood(running: Running) -> None:
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
     ]
-    raw = running.client().chat.completions.with_raw_response.create(model="auto", messages=[{"role": "user", "content": content}])
+    raw = running.client().chat.completions.with_raw_response.create(
+        model="auto", messages=[{"role": "user", "content": content}]
+    )
     assert raw.headers["x-tierwise-tier"] == "large"
 
 
@@ -181,7 +185,9 @@ def test_bad_input_gets_a_clear_error(running: Running, body: bytes, status: int
     assert error["message"]
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405)]
+)
 def test_wrong_urls_answer_in_openais_shape(running: Running, method: str, path: str, status: int) -> None:
     response = httpx.request(method, f"{running.url}{path}")
     assert response.status_code == status
