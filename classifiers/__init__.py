@@ -1,1 +1,1 @@
-"""Text in, signals out: features, encoders, heads, and the artifact that holds what was learnt. Synchronous, batch first."""
+"""Text in, signals out: features, encoders, heads, and artifacts that hold what was learnt. Synchronous."""

@@ -26,6 +26,12 @@ FORMAT = 1
 DEFAULT = Path(__file__).parent / "artifacts" / "default"
 """The artifact that ships with the package."""
 
+
+def default_artifact() -> Path:
+    """The folder of the artifact that ships with the package."""
+    return DEFAULT
+
+
 _ARRAYS = "heads.safetensors"
 _MANIFEST = "manifest.json"
 _PARTS = ("weights", "spread", "noise", "centroids", "residuals", "far")

@@ -236,7 +236,9 @@ _STRONG_CODE: Final = re.compile(
 )
 _WEAK_CODE: Final = re.compile(
     r"[;{}]$|^[ \t]*(?:return |if ?\(|for ?\(|while ?\(|else:?$|elif |end$|//|#[ \w])"
-    r"|\w\([^()\n]{0,80}\)$", re.MULTILINE)
+    r"|\w\([^()\n]{0,80}\)$",
+    re.MULTILINE,
+)
 
 
 def looks_like_code(text: str) -> bool:

@@ -86,6 +86,7 @@ def posterior_spread(x: Array, weights: Array, p: Array, penalty: float, rank: i
 
 def platt(logits: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[float, float]:
     """(a, b) such that sigmoid(a·logit + b) is calibrated on held-out logits (Platt's scaling), a kept above 0.1."""
+
     def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = theta[0] * logits + theta[1]
         error = 1.0 / (1.0 + np.exp(-z)) - labels
