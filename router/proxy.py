@@ -11,8 +11,7 @@ from zoneinfo import ZoneInfo
 
 from watchfiles import awatch
 
-from classifiers.artifact import ArtifactError, default_artifact
-from classifiers.classifier import Classifier
+from classifiers.artifact import ArtifactError
 from classifiers.encoder import Encoder, EncoderUnavailable
 from classifiers.static import StaticEncoder
 from policies import addressing
@@ -27,8 +26,8 @@ from router.pipeline import Pipeline
 from router.reports import report, window
 from router.reports.formats import as_json
 from router.reports.sources import read_store
-from router.settings import Settings, load_policy, targets
-from router.signals import SignalReader
+from router.settings import Settings, load_policy
+from router.signals import SignalReader, load_classifier
 from router.state.store import RedisStore, StoreAway
 from router.telemetry import Telemetry
 
@@ -75,11 +74,8 @@ class Proxy:
 
     def _point(self, reader: SignalReader, policy: Policy) -> None:
         """Give a reader the best classifier that the encoders at hand allow."""
-        settings = policy.classifier
-        artifact = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
-        static, full = self._encoders
         try:
-            reader.use(Classifier.load(artifact, targets(policy), static=static, full=full, domains=settings.domains))
+            reader.use(load_classifier(policy, *self._encoders))
         except (ArtifactError, OSError) as error:
             log.error("no classifier: %s; the policy leans to its baseline", error)
             reader.without(str(error))

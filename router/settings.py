@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import available_timezones
 
-from classifiers.targets import Target
 from policies import document, presets
 from policies.document import Loaded
-from policies.schema import Policy
 from router import prices
 
 
@@ -40,11 +38,3 @@ def load_policy(path: Path) -> Loaded:
     text = path.read_text(encoding="utf-8")
     loaded = document.load(text, file=str(path), environ=os.environ, is_timezone=available_timezones().__contains__)
     return document.complete(loaded, prices.facts(loaded.policy))
-
-
-def targets(policy: Policy) -> list[Target]:
-    """What each tier's success is to be predicted by."""
-    return [
-        Target(name, tier.trained_as or tier.backends[0].model, tier.quality, tier.size_b)
-        for name, tier in policy.tiers.items()
-    ]

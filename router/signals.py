@@ -10,14 +10,31 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
+from classifiers.artifact import default_artifact
 from classifiers.classifier import Classifier
+from classifiers.encoder import Encoder
+from classifiers.static import StaticEncoder
+from classifiers.targets import Target
 from policies.decide import could_flip
 from policies.document import Loaded
+from policies.schema import Policy
 from policies.values import Features, Signals, View
 
 log = logging.getLogger(__name__)
+
+
+def load_classifier(policy: Policy, static: StaticEncoder | None, full: Encoder | None) -> Classifier:
+    """The policy's classifier on the encoders at hand. Raises `ArtifactError` where artifact or encoders do not fit."""
+    settings = policy.classifier
+    artifact = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
+    targets = [
+        Target(name, tier.trained_as or tier.backends[0].model, tier.quality, tier.size_b)
+        for name, tier in policy.tiers.items()
+    ]
+    return Classifier.load(artifact, targets, static=static, full=full, domains=settings.domains)
 
 
 class SignalReader:
