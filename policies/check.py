@@ -8,6 +8,7 @@ from itertools import combinations
 
 from policies.addressing import backends, resolve
 from policies.conditions import Range, When
+from policies.durations import show
 from policies.eligibility import ROOM_FOR_ANSWER, excluded_by
 from policies.money import Unpriced, expected_cost, price_of
 from policies.objective import Option, cost_order
@@ -182,6 +183,9 @@ def _options(policy: Policy) -> list[Option]:
 
 def _pointless(policy: Policy, source: Source) -> Iterator[Problem]:
     """Find settings that have no effect."""
+    if policy.timeouts.deadline < policy.timeouts.total:
+        message = f"the deadline over all attempts, {show(policy.timeouts.deadline)}, is shorter than total"
+        yield source.warning(("timeouts",), message, "no attempt can take its total: lower it or raise deadline")
     for path, backend in _backend_paths(policy):
         if backend.simulate is not None and backend.kind != "simulated":
             yield source.warning((*path, "simulate"), f"has no effect on a backend of kind {backend.kind}", "remove it")
