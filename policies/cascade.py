@@ -22,6 +22,9 @@ REFUSED: frozenset[str] = frozenset({"bad_request", "cancelled", "deadline"})
 ELSEWHERE: frozenset[str] = frozenset({"auth", "not_found", "context", *OURS})
 """Failures that the same backend would repeat but another one may not."""
 
+SPARED: frozenset[str] = frozenset({"timeout", "connect", "dns", "tls"})
+"""Failures that take long or last long: another backend first, the same one again only where there is no other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -85,7 +88,8 @@ def next_step(decision: Decision, attempts: Sequence[Attempt], retries: Retries,
         return GiveUp(f"{_told(last)}, and the deadline over all attempts has passed")
     onward = _untried(decision, attempts, moment)
     made = sum(attempt.backend == last.backend for attempt in attempts)
-    delay = None if _repeats(last) or made > retries.attempts else _delay(retries, made, moment, patient=not onward)
+    spent = made > retries.attempts or _repeats(last) or (bool(onward) and last.error in SPARED)
+    delay = None if spent else _delay(retries, made, moment, patient=not onward)
     if delay is not None and (moment.remaining is None or delay < moment.remaining):
         return Try(Step(last.tier, last.backend), delay, "retry", f"{_told(last)}: the same again in {delay:.2f} s")
     if onward:
