@@ -202,7 +202,8 @@ class Dispatcher:
             events.stream_on(min(flight.started + lane.limits.total, deadline), lane.limits.between_tokens)
             return Answer(flight, trail, step, events)
         body = await flight.watch.wait(reply.read())
-        flight.usage = stream.whole(body, order.path)
+        seen = stream.whole(body, order.path)
+        flight.usage, flight.characters = seen.usage, seen.characters
         if order.stream:
             raise UpstreamError("malformed", "The backend was asked for a stream and did not send one.", status=200)
         flight.first()

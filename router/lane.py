@@ -8,16 +8,13 @@ from collections.abc import Callable
 from itertools import count
 
 from policies import money, schema
-from policies.values import Attempt, Outcome, Step, Usage
+from policies.values import Attempt, Outcome, Phase, Step, Usage
 from router import breaker
 from router.backends import Backend, Reply
 from router.errors import UpstreamError
 from router.slots import Slots
 from router.usage import estimate
 from router.watch import Watch
-
-_WORKED = frozenset({"timeout", "cut", "malformed", "empty", "cancelled"})
-"""Failures after which the backend has worked, and will say so in its bill, although it told us no usage."""
 
 _numbers = count()
 
@@ -205,9 +202,10 @@ class Flight:
             self._reply.close()
         lane, now = self._lane, self._lane.clock()
         kind = error.kind if error is not None else "cancelled" if outcome == "cancelled" else ""
-        phase = "done" if outcome == "ok" else "connect" if error and error.phase == "connect" else self.watch.phase
-        worked = phase in ("stream", "done") or (kind in _WORKED and phase != "connect")
-        if self.usage is None and worked:
+        phase: Phase = "done" if outcome == "ok" else self.watch.phase
+        if error is not None and error.phase == "connect":
+            phase = "connect"
+        if self.usage is None and _worked(kind, phase, error):
             self.usage = estimate(self._input_tokens, self.characters)
         self.attempt = Attempt(
             backend=self._step.backend,
@@ -233,3 +231,15 @@ class Flight:
 
     def _expire(self) -> None:
         self.fail(self.watch.timed_out())
+
+
+def _worked(kind: str, phase: Phase, error: UpstreamError | None) -> bool:
+    """Whether a backend that told us no usage has worked all the same, and will say so in its bill."""
+    match phase:
+        case "connect":
+            return False
+        case "headers":
+            return kind in ("timeout", "cancelled") and (error is None or error.status is None)
+        case "first_token":
+            return kind in ("timeout", "cancelled", "cut", "malformed", "empty")
+    return True

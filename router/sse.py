@@ -52,8 +52,12 @@ class Splitter:
     def _cut(self, data: bytes) -> list[bytes]:
         held = self._held
         seen = max(0, len(held) - 3)
+        plain = b"\n" not in data and b"\r" not in data and not held.endswith(b"\r")
         held += data
-        events, start = [], 0
+        events: list[bytes] = []
+        if plain:
+            return events
+        start = 0
         for end in _END.finditer(held, seen):
             events.append(bytes(held[start : end.end()]))
             start = end.end()

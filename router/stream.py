@@ -13,11 +13,10 @@ from typing import Any
 
 import orjson
 
-from policies.values import Usage
 from router import sse
 from router.errors import UpstreamError, client_status, in_body, shape
 from router.lane import Flight
-from router.usage import look
+from router.usage import Look, look
 
 LARGEST_HELD = 256 * 1024
 """Bytes without content after which a stream is committed anyway."""
@@ -28,8 +27,8 @@ _LINGER = 0.25
 Cost = Callable[[], float | None]
 
 
-def whole(body: bytes, path: str) -> Usage | None:
-    """Check an answer that is not streamed, and read its usage. Raises `UpstreamError` where it is not an answer."""
+def whole(body: bytes, path: str) -> Look:
+    """Check an answer that is not streamed, and look at it. Raises `UpstreamError` where it is not an answer."""
     document = _document(body)
     if document.get("error"):
         raise in_body(document["error"])
@@ -39,7 +38,7 @@ def whole(body: bytes, path: str) -> Usage | None:
             raise UpstreamError("malformed", "The backend's answer has no choices.", phase="first_token", status=200)
         if not choices:
             raise UpstreamError("empty", "The backend's answer is empty.", phase="first_token", status=200)
-    return look(document).usage
+    return look(document)
 
 
 class Stream:
@@ -61,18 +60,16 @@ class Stream:
 
     async def open(self) -> None:
         """Wait for the first content. Raises `UpstreamError`; the caller lands the flight."""
-        held = 0
         while not self._committed:
             data = await self._more()
             if data is None:
                 raise self._without_content()
-            held += len(data)
             self._take(data)
             if self._failure is not None and not self._committed:
                 raise self._failure
             if self._done and not self._committed:
                 raise self._without_content()
-            self._committed = self._committed or held > LARGEST_HELD
+            self._committed = self._committed or sum(map(len, self._out)) > LARGEST_HELD
         self._flight.first()
 
     def stream_on(self, end: float, gap: float) -> None:

@@ -85,7 +85,10 @@ class Response:
 
     async def read(self, largest: int = LARGEST_BODY) -> bytes:
         """The whole body. Raises `UpstreamError` (``cut``, or ``malformed`` when it is longer than ``largest``)."""
-        if "content-encoding" not in self.headers and 0 <= (self._response.content_length or -1) <= largest:
+        length = self._response.content_length
+        if length is not None and length > largest:
+            raise self._too_long(largest)
+        if length is not None and "content-encoding" not in self.headers:
             try:
                 return await self._response.read()
             except (aiohttp.ClientError, OSError) as error:
@@ -95,8 +98,7 @@ class Response:
             pieces.append(piece)
             size += len(piece)
             if size > largest:
-                self.close()
-                raise UpstreamError("malformed", f"The response is longer than {largest} bytes.", status=self.status)
+                raise self._too_long(largest)
         return b"".join(pieces)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -114,6 +116,10 @@ class Response:
             raise _within_response(error) from None
         if unpack is not None and not unpack.eof:
             raise UpstreamError("cut", "The compressed response broke off before its end.", phase="stream")
+
+    def _too_long(self, largest: int) -> UpstreamError:
+        self.close()
+        return UpstreamError("malformed", f"The response is longer than {largest} bytes.", status=self.status)
 
     def close(self) -> None:
         """Drop the connection now, unless the body was read to its end and it is already back in the pool."""
