@@ -159,6 +159,11 @@ class GpuClock:
         return self._billed_until(self._at)
 
     @property
+    def rate(self) -> int:
+        """Nano-dollars per hour."""
+        return self._rate
+
+    @property
     def weight(self) -> int:
         """The weight now in flight here, which other proxies need to know."""
         return self._weight

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from time import sleep, time
+from time import monotonic, sleep, time
 from typing import TypeAlias
 
-from policies.values import Entry
 from router.ledger import codec
-from router.ledger.journal_file import JournalFile
-from router.ledger.sums import merge_all, pack_entries
+from router.ledger.journal_file import JournalFile, Line, pack_lines
+from router.ledger.sums import Packed, merge_packed
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,12 @@ _MOST_HELD = 20_000
 _MOST_PER_COMMIT = 2_000
 
 _Stop: TypeAlias = None
-_Item: TypeAlias = Entry | Event | _Stop
+_Item: TypeAlias = "Line | _Sums | Event | _Stop"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    packed: Packed
 
 
 class Journal:
@@ -49,10 +54,11 @@ class Journal:
         self._most_held = most_held
         self._open_file = open_file
         self._queue: SimpleQueue[_Item] = SimpleQueue()
-        self._held: list[Entry] = []
+        self._held: list[Line] = []
         self._carried: dict[tuple[int, str], bytes] = {}
         self._flushes: list[Event] = []
         self._problem = ""
+        self._retry_at = 0.0
         self._thread = Thread(target=self._run, name="journal", daemon=True)
 
     @property
@@ -71,9 +77,13 @@ class Journal:
         self._open_file(self.path).close()
         self._thread.start()
 
-    def append(self, entry: Entry) -> None:
+    def append(self, line: Line) -> None:
         """Take an entry; never waits."""
-        self._queue.put(entry)
+        self._queue.put(line)
+
+    def add(self, packed: Packed) -> None:
+        """Take sums that belong to no entry; never waits."""
+        self._queue.put(_Sums(packed))
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything taken so far is committed; False when that did not happen in time."""
@@ -92,7 +102,7 @@ class Journal:
         running = True
         while running:
             running = self._collect()
-            self._commit(file)
+            self._commit(file, insist=not running)
         file.close()
 
     def _collect(self) -> bool:
@@ -101,7 +111,7 @@ class Journal:
             items = [self._queue.get(timeout=_RETRY_DISK if self._held or self._carried else None)]
         except Empty:
             return True
-        if isinstance(items[0], Entry):
+        if isinstance(items[0], Line):
             sleep(COMMIT_WINDOW)
         while len(items) < _MOST_PER_COMMIT:
             try:
@@ -109,21 +119,26 @@ class Journal:
             except Empty:
                 break
         self._flushes += [item for item in items if isinstance(item, Event)]
-        entries = (item for item in items if isinstance(item, Entry))
-        self._held += entries if self.keep_content else map(codec.without_content, entries)
+        lines = [item for item in items if isinstance(item, Line)]
+        self._held += lines if self.keep_content else map(_without_content, lines)
+        self._carried = merge_packed(self._carried, *(item.packed for item in items if isinstance(item, _Sums)))
         return None not in items
 
-    def _commit(self, file: JournalFile) -> None:
+    def _commit(self, file: JournalFile, *, insist: bool) -> None:
+        """Write what is held, in one transaction or a few; while the disk refuses, try once a second."""
+        if self._problem and monotonic() < self._retry_at and not insist:
+            self._fold_surplus()
+            return
         try:
-            if self._held or self._carried:
-                file.write(self._held, time(), self._carried)
+            while self._held or self._carried:
+                file.write(self._held[:_MOST_PER_COMMIT], time(), self._carried)
+                self._held, self._carried = self._held[_MOST_PER_COMMIT:], {}
         except sqlite3.Error as error:
-            self._hold(error)
+            self._refused(error)
             return
         except Exception:
             log.exception("some entries cannot be written as they are")
             self._commit_one_by_one(file)
-        self._held, self._carried = [], {}
         if self._problem:
             log.warning("the journal %s can be written again", self.path)
             self._problem = ""
@@ -132,24 +147,28 @@ class Journal:
         self._flushes = []
 
     def _commit_one_by_one(self, file: JournalFile) -> None:
-        for entry in self._held:
+        for line in self._held:
             try:
-                file.write([entry], time())
+                file.write([line], time())
             except Exception:
-                log.exception(
-                    "entry %s could not be written and is lost; it cost %s nano-dollars", entry.id, entry.cost_nanos
-                )
+                entry = line.entry
+                log.exception("entry %s cannot be written and is lost; it cost %s nanos", entry.id, entry.cost_nanos)
+        self._held = []
 
-    def _hold(self, error: sqlite3.Error) -> None:
-        """Keep what could not be written; beyond the bound, the oldest only as sums."""
+    def _refused(self, error: sqlite3.Error) -> None:
         if not self._problem:
-            log.error(
-                "the journal %s cannot be written (%s); entries are held in memory until it can", self.path, error
-            )
+            log.error("the journal %s cannot be written (%s); entries are held in memory", self.path, error)
         self._problem = str(error)
+        self._retry_at = monotonic() + _RETRY_DISK
+        self._fold_surplus()
+
+    def _fold_surplus(self) -> None:
+        """Keep no more entries whole than the bound, the oldest of the others as sums."""
         surplus = len(self._held) - self._most_held
         if surplus > 0:
             folded, self._held = self._held[:surplus], self._held[surplus:]
-            sums = [(hour, name, packed) for (hour, name), packed in self._carried.items()]
-            sums += [(hour, name, packed) for (hour, name), packed in pack_entries(folded).items()]
-            self._carried = merge_all(sums)
+            self._carried = merge_packed(self._carried, pack_lines(folded))
+
+
+def _without_content(line: Line) -> Line:
+    return replace(line, entry=codec.without_content(line.entry))

@@ -3,11 +3,12 @@
 A cell is an hour × tier × backend × model × domain × key × precision. A request counts in the cell that served it; the
 money and tokens of each attempt count in the cell of its own backend, so that every cell says what it really spent
 and all cells together say what all entries say. Sums are kept packed wherever they rest (the journal, Redis, on the
-wire), in the two layouts that `merge` and ``router/state/ship.lua`` know:
+wire), in the layouts that `merge` and ``router/state/ship.lua`` know:
 
 - a tally: ``01``, number of counters (u8), counters (i64), number of histograms (u8), their lengths (u16), then each
   histogram's sorted pairs of bucket (u16) and count (u32);
-- a vector: ``02``, numbers (i64), which add up one by one.
+- a vector: ``02``, numbers (i64), which add up one by one;
+- a bitmap: ``03``, bits, of which either holds after merging.
 
 All little-endian. Money is kept as two counters, whole dollars and the nano-dollars beyond them, because Lua's numbers
 are exact only up to 2^53.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -33,11 +34,18 @@ MONEY = ("cost", "wasted", "baseline", "saving")
 LATENCIES = ("ttft", "total", "classify", "overhead")
 SPEND_FIELD = "=spend"
 """A vector per hour: for each quarter of it, the dollars and nano-dollars spent."""
+SAVING_FIELD = "=saving"
+"""A vector per hour: bootstrap replicates of the saving, then of the baseline, in nano-dollars."""
+REPLICATES = 200
+GPU_FIELD = "=gpu"
+"""A bitmap per hour, backend and rate: the seconds during which its GPUs were held by some proxy."""
+BUDGET_FIELD = "=budget"
+"""A vector per budget, subject and window: the dollars, nano-dollars, tokens and requests spent."""
 
 _COUNTERS = len(COUNTS) + 2 * len(MONEY)
 _HEAD = struct.Struct(f"<BB{_COUNTERS}qB{len(LATENCIES)}H")
 _PAIR = struct.Struct("<HI")
-_TALLY, _VECTOR = 1, 2
+_TALLY, _VECTOR, _BITMAP = 1, 2, 3
 
 Packed: TypeAlias = Mapping[tuple[int, str], bytes]
 """Packed sums by hour (hours since 1970, UTC) and field: a cell's, or one that begins with ``=``."""
@@ -128,10 +136,39 @@ def unpack_vector(packed: bytes) -> tuple[int, ...]:
     return struct.unpack_from(f"<{(len(packed) - 1) // 8}q", packed, 1)
 
 
+def seconds_held(packed: bytes) -> int:
+    """How many seconds of its hour a packed bitmap holds."""
+    return _bits(packed).bit_count()
+
+
+def held(backend: str, hour_nanos: int, since: float, until: float) -> dict[tuple[int, str], bytes]:
+    """The packed bitmaps that say that a backend's GPUs were held, at a rate, from one Unix time to another.
+
+    A second that is held in part is held.
+    """
+    name = "\x1f".join((GPU_FIELD, backend, str(hour_nanos)))
+    packed = {}
+    for hour in range(hour_of(since), hour_of(until) + 1):
+        first = max(0, int(since) - hour * 3600)
+        last = min(3599, int(until) - hour * 3600)
+        packed[hour, name] = _bitmap((1 << (last + 1)) - (1 << first))
+    return packed
+
+
+def _bits(packed: bytes) -> int:
+    return int.from_bytes(packed[1:], "little")
+
+
+def _bitmap(bits: int) -> bytes:
+    return bytes((_BITMAP,)) + bits.to_bytes(450, "little")
+
+
 def merge(first: bytes, second: bytes) -> bytes:
     """Add two packed sums. Raises `ValueError` when they are not of one kind."""
     if first[0] != second[0]:
         raise ValueError("packed sums of different kinds do not merge")
+    if first[0] == _BITMAP:
+        return _bitmap(_bits(first) | _bits(second))
     if first[0] == _VECTOR:
         return pack_vector(a + b for a, b in zip(unpack_vector(first), unpack_vector(second), strict=True))
     tally = Tally.unpack(first)
@@ -146,6 +183,11 @@ def merge_all(sums: Iterable[tuple[int, str, bytes]]) -> dict[tuple[int, str], b
         known = merged.get((hour, name))
         merged[hour, name] = packed if known is None else merge(known, packed)
     return merged
+
+
+def merge_packed(*sums: Packed) -> dict[tuple[int, str], bytes]:
+    """Add up packed sums that are already by hour and field."""
+    return merge_all((hour, name, packed) for some in sums for (hour, name), packed in some.items())
 
 
 def hour_of(at: float) -> int:
@@ -202,33 +244,48 @@ def spent(entry: Entry) -> int:
 
 def _served_cell(entry: Entry) -> Cell:
     last = next((a for a in reversed(entry.attempts) if a.backend == entry.backend), None)
-    precision = last.precision if last else ""
-    return Cell(
-        hour_of(entry.at), entry.tier, entry.backend, entry.served_model, _domain(entry), entry.key_id, precision
-    )
+    if last is not None:
+        return _attempt_cell(entry, last)
+    return Cell(hour_of(entry.at), entry.tier, entry.backend, entry.served_model, _domain(entry), entry.key_id, "")
 
 
 def _attempt_cell(entry: Entry, attempt: Attempt) -> Cell:
-    if (attempt.tier, attempt.backend) == (entry.tier, entry.backend):
-        return _served_cell(entry)
-    return Cell(
-        hour_of(entry.at), attempt.tier, attempt.backend, attempt.model, _domain(entry), entry.key_id, attempt.precision
-    )
+    hour, precision = hour_of(entry.at), attempt.precision
+    return Cell(hour, attempt.tier, attempt.backend, attempt.model, _domain(entry), entry.key_id, precision)
 
 
 def _domain(entry: Entry) -> str:
-    return entry.signals.domain if entry.signals else ""
+    return entry.signals.domain if entry.signals is not None and entry.signals.knows_domain else ""
 
 
-def pack_entries(entries: Iterable[Entry]) -> dict[tuple[int, str], bytes]:
+def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
     """The packed sums of some entries."""
     cells: dict[Cell, Tally] = defaultdict(Tally)
     spend: dict[int, list[int]] = defaultdict(lambda: [0] * 4)
+    savings: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for entry in entries:
+        hour = hour_of(entry.at)
         for cell, tally in tallies_of(entry).items():
             cells[cell].merge(tally)
-        spend[hour_of(entry.at)][int(entry.at % 3600 // 900)] += spent(entry)
+        spend[hour][int(entry.at % 3600 // 900)] += spent(entry)
+        if entry.cost_nanos is not None and entry.baseline_nanos is not None:
+            savings[hour].append((entry.baseline_nanos - entry.cost_nanos, entry.baseline_nanos))
     packed = {(cell.hour, cell.field): tally.pack() for cell, tally in cells.items()}
     for hour, quarters in spend.items():
         packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
+    for hour, pairs in savings.items():
+        packed[hour, SAVING_FIELD] = pack_vector(_replicates(pairs))
     return packed
+
+
+def _replicates(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Sums of (saving, baseline) over `REPLICATES` resamples.
+
+    The Poisson bootstrap (Hanley and MacGibbon 2006): each request counts Poisson(1) times in each replicate, drawn
+    once, when it is written down; so replicates of hours and proxies simply add up.
+    """
+    import numpy as np
+
+    times = np.random.default_rng().poisson(1.0, (REPLICATES, len(pairs)))
+    resampled: list[list[int]] = (times @ np.array(pairs, dtype=np.int64)).T.tolist()
+    return [nanos for replicates in resampled for nanos in replicates]

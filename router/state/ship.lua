@@ -1,11 +1,17 @@
 #!lua
--- Applies one batch of sums, whole or not at all, exactly once.
--- KEYS: applied, recent, then one rollup key per sum. ARGV: journal, first, last, expiry in seconds, length of recent,
--- number of sums, then (field, packed) for each sum, then recent entries.
+-- Applies one batch of sums, whole or not at all, exactly once, and gives back what budgets held for its entries.
+-- KEYS: applied, recent, then one key per sum, then a budget and its holds per release.
+-- ARGV: journal, first, last, expiry in seconds, length of recent, number of sums, number of releases; (field, packed) for
+-- each sum; the held member for each release; recent entries.
 -- Returns the number up to which the journal is applied: `last` when this call did it, else what to send instead.
--- The packed layouts are described in router/ledger/sums.py.
+-- The packed layouts are described in router/ledger/sums.py, held members in reserve.lua.
 
-local journal, first, last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local journal, first, last, expiry, kept = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local sums, releases = tonumber(ARGV[6]), tonumber(ARGV[7])
+local SUM_KEYS, RELEASE_KEYS, SUM_ARGS = 2, 2 + sums, 7
+local RELEASE_ARGS = SUM_ARGS + 2 * sums
+local RECENT_ARGS = RELEASE_ARGS + releases
+
 local applied = tonumber(redis.call('HGET', KEYS[1], journal) or '0')
 if first ~= applied + 1 then return applied end
 
@@ -51,30 +57,51 @@ local function add_tallies(a, b)
     .. table.concat(lengths) .. table.concat(body)
 end
 
-local function merge(a, b)
-  if string.sub(a, 1, 1) ~= string.sub(b, 1, 1) or (string.byte(a) == 1 and string.byte(a, 2) ~= string.byte(b, 2)) then
-    error('packed sums of different kinds do not merge')
+local function either(a, b)
+  local out = {}
+  for at = 1, #a, 100 do
+    local x, y = {string.byte(a, at, at + 99)}, {string.byte(b, at, at + 99)}
+    for i = 1, #x do x[i] = bit.bor(x[i], y[i]) end
+    out[#out + 1] = string.char(unpack(x))
   end
-  if string.byte(a) == 1 then return add_tallies(a, b) end
-  return string.sub(a, 1, 1) .. add_numbers(a, b, 2, (#a - 1) / 8)
+  return table.concat(out)
 end
 
-local sums, merged = tonumber(ARGV[6]), {}
+local function merge(a, b)
+  local kind = string.byte(a)
+  if kind ~= string.byte(b) or (kind == 1 and string.byte(a, 2) ~= string.byte(b, 2)) or (kind ~= 1 and #a ~= #b) then
+    error('packed sums of different kinds do not merge')
+  end
+  if kind == 1 then return add_tallies(a, b) end
+  if kind == 2 then return string.sub(a, 1, 1) .. add_numbers(a, b, 2, (#a - 1) / 8) end
+  return either(a, b)
+end
+
+local merged = {}
 for i = 1, sums do
-  local key, field, packed = KEYS[2 + i], ARGV[5 + 2 * i], ARGV[6 + 2 * i]
-  local known = redis.call('HGET', key, field)
+  local field, packed = ARGV[SUM_ARGS + 2 * i - 1], ARGV[SUM_ARGS + 2 * i]
+  local known = redis.call('HGET', KEYS[SUM_KEYS + i], field)
   merged[i] = known and merge(known, packed) or packed
 end
 
-for i = 1, sums do redis.call('HSET', KEYS[2 + i], ARGV[5 + 2 * i], merged[i]) end
-local expired = {}
+local expiring = {}
 for i = 1, sums do
-  local key = KEYS[2 + i]
-  if not expired[key] then
-    expired[key] = true
-    redis.call('EXPIRE', key, ARGV[4])
+  local key = KEYS[SUM_KEYS + i]
+  redis.call('HSET', key, ARGV[SUM_ARGS + 2 * i - 1], merged[i])
+  if not expiring[key] then
+    expiring[key] = true
+    redis.call('EXPIRE', key, expiry)
   end
 end
-for i = 7 + 2 * sums, #ARGV do redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'entry', ARGV[i]) end
-redis.call('HSET', KEYS[1], journal, ARGV[3])
+for i = 1, releases do
+  local budget, holds, member = KEYS[RELEASE_KEYS + 2 * i - 1], KEYS[RELEASE_KEYS + 2 * i], ARGV[RELEASE_ARGS + i]
+  if redis.call('ZREM', holds, member) == 1 then
+    local nanos, tokens, requests = string.match(member, '(%d+):(%d+):(%d+)$')
+    redis.call('HINCRBY', budget, 'held_nanos', '-' .. nanos)
+    redis.call('HINCRBY', budget, 'held_tokens', '-' .. tokens)
+    redis.call('HINCRBY', budget, 'held_requests', '-' .. requests)
+  end
+end
+for i = RECENT_ARGS + 1, #ARGV do redis.call('XADD', KEYS[2], 'MAXLEN', '~', kept, '*', 'entry', ARGV[i]) end
+redis.call('HSET', KEYS[1], journal, last)
 return last

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from importlib.resources import files
@@ -24,8 +25,9 @@ from redis.exceptions import NoScriptError, RedisError
 
 from policies.money import NANOS_PER_USD, usd
 from policies.values import Session
+from router.ledger.budgets import Claim, Grant
 from router.ledger.journal_file import Batch
-from router.ledger.sums import SPEND_FIELD, hour_of, unpack_vector
+from router.ledger.sums import BUDGET_FIELD, SPEND_FIELD, hour_of, unpack_vector
 from router.state.connect import open_client, without_password
 from router.state.values import Snapshot, Store, StoreAway
 
@@ -40,6 +42,10 @@ _SESSIONS_KEPT = 20_000
 _SESSION_TRUSTED = 60.0
 _RECENT_KEPT = 2_000
 _HOURS_OF_SPEND = 26
+_WEIGHT_SECONDS = 5.0
+_PRESENCE_SECONDS = 60
+_HELD_RETRY_SECONDS = 1.0
+_AWAY_RETRY_SECONDS = 5.0
 _T = TypeVar("_T")
 
 
@@ -65,7 +71,13 @@ class RedisStore:
         self._sessions: OrderedDict[str, tuple[Session | None, float]] = OrderedDict()
         self._unsaved: dict[str, tuple[bytes, int]] = {}
         self._spend: dict[int, tuple[int, ...]] = {}
+        self._me = uuid.uuid4().hex[:12]
+        self._weights: dict[str, int] = {}
+        self._others: dict[str, int] = {}
+        self._rests: dict[str, float] = {}
+        self._new_rests: dict[str, float] = {}
         self._ship_script = Script(self._client, "ship.lua")
+        self._reserve_script = Script(self._client, "reserve.lua")
         self._revive = revive
         self._problem = "not connected yet"
 
@@ -133,27 +145,97 @@ class RedisStore:
             if hour * 3600 + quarter * 900 >= midnight
         ))  # fmt: skip
 
+    async def reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> Grant:
+        """Take a request's worst case from all its budgets, or from none and say which stand in the way.
+
+        What is not given back within ``patience`` expires: nobody will settle it any more. While the store is away only
+        budgets that fail closed stand in the way.
+        """
+        if not claims:
+            return Grant()
+        try:
+            if self._problem:
+                raise StoreAway(self._problem)
+            verdicts = await self._ask(self._reserve(request_id, claims, patience), DATA_PATH_SECONDS)
+        except StoreAway:
+            closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")
+            return Grant(tuple(claims), exceeded=closed, retry_after=_AWAY_RETRY_SECONDS if closed else 0.0)
+        if not any(verdicts):
+            amounts = (claim.amount for claim in claims)
+            members = (f"{request_id}:{amount.nanos}:{amount.tokens}:{amount.requests}" for amount in amounts)
+            accounts = (claim.account.field for claim in claims)
+            return Grant(tuple(claims), tuple(zip(accounts, members, strict=True)))
+        over = [(claim, verdict) for claim, verdict in zip(claims, verdicts, strict=True) if verdict]
+        waits = (c.account.until.timestamp() - time() if verdict == 1 else _HELD_RETRY_SECONDS for c, verdict in over)
+        return Grant(tuple(claims), exceeded=tuple(c.account.name for c, _ in over), retry_after=max(0.0, *waits, 0.0))
+
+    async def _reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> list[int]:
+        keys: list[str] = []
+        arguments: list[Any] = [request_id, int(patience.total_seconds()), self._retention]
+        for claim in claims:
+            keys += self._account(claim.account.field)
+            arguments += (-1 if limit is None else limit for limit in claim.limits)
+            arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
+        return [int(verdict) for verdict in await self._reserve_script.run(keys, arguments)]
+
+    def exchange_weights(self, weights: Mapping[str, int]) -> Mapping[str, int]:
+        """Say with the next `tick` what this proxy has in flight on each GPU backend; what others had at the last."""
+        self._weights = dict(weights)
+        return self._others
+
+    def rest(self, backend: str, seconds: float) -> None:
+        """Say with the next `tick` that a backend rests after failures."""
+        self._new_rests[backend] = time() + seconds
+
+    def rests(self) -> Mapping[str, float]:
+        """Until when backends rest, as Unix times, as any proxy had found by the last `tick`."""
+        now = time()
+        return {backend: until for backend, until in self._rests.items() if until > now}
+
     # what runs behind the data path
 
     async def tick(self) -> bool:
-        """In one round trip: see whether the store is there, save sessions, read spend. Returns whether it answered."""
+        """In one round trip: see whether the store takes writes, save sessions, exchange spend, GPU weights and rests.
+
+        Returns whether it answered.
+        """
         unsaved, self._unsaved = self._unsaved, {}
-        this_hour = hour_of(time())
-        hours = range(this_hour - _HOURS_OF_SPEND, this_hour + 1)
+        rests, self._new_rests = self._new_rests, {}
+        now = time()
+        hours = range(hour_of(now) - _HOURS_OF_SPEND, hour_of(now) + 1)
         pipe = self._client.pipeline(transaction=False)
         for hour in hours:
             pipe.hget(self._rollup(hour), SPEND_FIELD)
+        for backend, weight in self._weights.items():
+            pipe.hset(self._key("gpus"), f"{backend}\x1f{self._me}", f"{weight} {now:.3f}")
+        for backend, until in rests.items():
+            pipe.hset(self._key("rests"), backend, f"{until:.3f}")
         for conversation, (text, seconds) in unsaved.items():
             pipe.set(self._key("session", conversation), text, ex=seconds)
+        pipe.set(self._key("proxy", self._me), f"{now:.3f}", ex=_PRESENCE_SECONDS)
+        pipe.hgetall(self._key("gpus"))
+        pipe.hgetall(self._key("rests"))
         try:
             answers = await self._ask(pipe.execute(), _BACKGROUND_SECONDS)
         except StoreAway:
             self._unsaved = unsaved | self._unsaved
+            self._new_rests = rests | self._new_rests
             if self._revive is not None:
                 await asyncio.to_thread(self._revive)
             return False
         self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
+        self._others = self._weights_of_others(answers[-2], now)
+        self._rests = {backend.decode(): float(until) for backend, until in answers[-1].items()}
         return True
+
+    def _weights_of_others(self, said: Mapping[bytes, bytes], now: float) -> dict[str, int]:
+        others: dict[str, int] = {}
+        for name, text in said.items():
+            backend, _, proxy = name.decode().partition("\x1f")
+            weight, _, at = text.decode().partition(" ")
+            if proxy != self._me and now - float(at) < _WEIGHT_SECONDS:
+                others[backend] = others.get(backend, 0) + int(weight)
+        return others
 
     async def applied(self, journal: str) -> int:
         """The number up to which a journal has been applied. Raises `StoreAway`."""
@@ -168,10 +250,16 @@ class RedisStore:
 
         A number other than ``batch.last`` says where the store really stands: nothing was applied.
         """
-        keys = [self._key("applied"), self._key("recent"), *(self._rollup(hour) for hour, _, _ in batch.sums)]
-        arguments: list[Any] = [batch.journal, batch.first, batch.last, self._retention, _RECENT_KEPT, len(batch.sums)]
-        for _, name, packed in batch.sums:
-            arguments += (name, packed)
+        keys = [self._key("applied"), self._key("recent")]
+        arguments: list[Any] = [batch.journal, batch.first, batch.last, self._retention, _RECENT_KEPT]
+        arguments += (len(batch.sums), len(batch.releases))
+        for hour, name, packed in batch.sums:
+            is_account = name.startswith(BUDGET_FIELD)
+            keys.append(self._account(name)[0] if is_account else self._rollup(hour))
+            arguments += ("spent" if is_account else name, packed)
+        for account, member in batch.releases:
+            keys += self._account(account)
+            arguments.append(member)
         return int(await self._ask(self._ship_script.run(keys, [*arguments, *batch.recent]), _BACKGROUND_SECONDS))
 
     async def rollups(self, since_hour: int, until_hour: int) -> Snapshot:
@@ -215,6 +303,11 @@ class RedisStore:
 
     def _rollup(self, hour: int) -> str:
         return self._key("rollup", str(hour))
+
+    def _account(self, name: str) -> tuple[str, str]:
+        """The keys of a budget's account: what is spent and held, and who holds it."""
+        key = self._key("budget", name.removeprefix(BUDGET_FIELD + "\x1f"))
+        return key, f"{key}\x1fholds"
 
 
 class Script:
