@@ -69,10 +69,10 @@ _CONTEXT = re.compile(
 )
 _SECRET = re.compile(
     r"(?i:bearer\s+)[^\s\"',;]+|\b(?:sk|pk|rk|tw|gsk|xai|hf|nvapi|key|r8|pplx|fw|csk)[-_][A-Za-z0-9_\-*.]{6,}"
-    r"|\bAIza[A-Za-z0-9_\-]{10,}|\beyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-.]+"
+    r"|\bAIza[A-Za-z0-9_\-]{10,}|\beyJ[A-Za-z0-9_\-]{6,}\.[A-Za-z0-9_\-.]+"
     r"|(?i:(?<=key=)|(?<=token=)|(?<=secret=)|(?<=key:\s)|(?<=provided:\s))[^\s\"',;&]{6,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _LONGEST = 2_000
 
 
@@ -208,6 +208,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= 4:
             text = text.replace(secret, "[redacted]")
     text = _SECRET.sub("[redacted]", _CONTROL.sub(" ", text[: 4 * _LONGEST])).strip()
+    text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

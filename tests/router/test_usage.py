@@ -1,0 +1,94 @@
+"""Usage as every server states it, and a look at any document at all."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.values import Usage
+from router.usage import estimate, input_estimate, look, usage_of
+
+
+@pytest.mark.parametrize(
+    ("stated", "usage"),
+    [
+        (None, None),
+        ({}, None),
+        ("12", None),
+        ({"prompt_tokens": None, "completion_tokens": None}, None),
+        ({"prompt_tokens": True, "completion_tokens": -1}, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+        ({"prompt_tokens": 7}, Usage(input_tokens=7)),
+        ({"input_tokens": 7, "output_tokens": 2.0}, Usage(input_tokens=7, output_tokens=2)),
+        (
+            {"prompt_tokens": 100, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 64},
+             "completion_tokens_details": {"reasoning_tokens": 5}},
+            Usage(input_tokens=100, cached_input_tokens=64, output_tokens=9, reasoning_tokens=5),
+        ),
+        (
+            {"prompt_tokens": 100, "completion_tokens": 9, "prompt_cache_hit_tokens": 80},
+            Usage(input_tokens=100, cached_input_tokens=80, output_tokens=9),
+        ),
+        (
+            {"input_tokens": 100, "cache_read_input_tokens": 30, "cache_creation_input_tokens": 20, "output_tokens": 9},
+            Usage(input_tokens=100, cached_input_tokens=30, cache_write_tokens=20, output_tokens=9),
+        ),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 99}},
+            Usage(input_tokens=10, cached_input_tokens=10, output_tokens=1),
+        ),
+        ({"prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": None}, Usage(10, output_tokens=1)),
+    ],
+)  # fmt: skip
+def test_dialects_of_usage(stated: object, usage: Usage | None) -> None:
+    assert usage_of(stated) == usage
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.sampled_from(["choices", "usage", "delta", "message", "content", "tool_calls", "finish_reason", "index",
+                         "prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens"]), inner),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["choices", "usage", "id"]), JSON))
+def test_a_look_never_fails(document: dict[str, Any]) -> None:
+    seen = look(document)
+    assert seen.characters >= 0
+    if seen.usage is not None:
+        usage = seen.usage
+        assert 0 <= usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens
+        assert 0 <= usage.reasoning_tokens <= usage.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("choice", "characters", "content", "finished"),
+    [
+        ({"delta": {"role": "assistant", "content": ""}}, 0, False, 0),
+        ({"delta": {"content": "abc"}}, 3, True, 0),
+        ({"delta": {"reasoning_content": "hmm"}}, 3, True, 0),
+        ({"delta": {"refusal": "no"}}, 2, True, 0),
+        ({"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]}}, 1, True, 0),
+        ({"delta": {}, "finish_reason": "stop"}, 0, True, 1),
+        ({"text": "abc"}, 3, True, 0),
+        ({"message": {"content": "abc"}, "finish_reason": "length"}, 3, True, 1),
+        ({"message": {"content": [{"type": "text", "text": "abc"}]}}, 7, True, 0),
+    ],
+)
+def test_what_counts_as_content(choice: dict[str, Any], characters: int, content: bool, finished: int) -> None:
+    seen = look({"choices": [choice]})
+    assert (seen.characters, seen.content, seen.finished) == (characters, content, finished)
+
+
+def test_estimates_round_up_and_are_marked() -> None:
+    assert estimate(10, 9) == Usage(input_tokens=10, output_tokens=3, measured=False)
+
+
+def test_an_image_does_not_count_as_text() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10_000}}
+    parts = [{"type": "text", "text": "x" * 40}, image]
+    assert input_estimate({"messages": [{"role": "user", "content": parts}]}) < 30
