@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import yaml
@@ -34,7 +36,7 @@ class Loaded:
     policy: Policy
     hash: str
     warnings: tuple[Problem, ...]
-    source: Source
+    source: Source = field(repr=False)
 
 
 def load(
@@ -86,7 +88,12 @@ def show(policy: Policy) -> str:
 
 def json_schema() -> dict[str, Any]:
     """Give the document's JSON schema for editors (draft 2020-12), from the same models that read it."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Policy.model_json_schema(mode="validation")}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **deepcopy(_schema())}
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return Policy.model_json_schema(mode="validation")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -124,13 +131,12 @@ def _first_at_each_key(problems: list[Problem]) -> Iterator[Problem]:
 
 
 def _shape_problems(source: Source, error: ValidationError) -> Iterator[Problem]:
-    schema = json_schema()
     for found in error.errors(include_url=False, include_input=False):
         path, kind, context = _path(source.tree, found["loc"]), found["type"], found.get("ctx", {})
         if kind == "too_short" and _value(source.tree, path):
             continue  # it has items, each with an error of its own
         if kind == "extra_forbidden":
-            known = list(_properties(_schema_at(schema, path[:-1])))
+            known = list(_properties(_schema_at(_schema(), path[:-1])))
             yield source.problem(path, "unknown key", hint(str(path[-1]), known))
         elif kind == "missing":
             yield source.problem(path, f"{found['loc'][-1]} is missing")
@@ -141,7 +147,9 @@ def _shape_problems(source: Source, error: ValidationError) -> Iterator[Problem]
         elif kind == "value_error":
             yield source.problem(path, str(context["error"]), at_value=True)
         else:
-            yield source.problem(path, f"{_expected(found['msg'])}, found {_found(source, path)}", at_value=True)
+            is_key = found["loc"][-1:] == ("[key]",)
+            what = repr(path[-1]) if is_key else _found(source, path)
+            yield source.problem(path, f"{_expected(found['msg'])}, found {what}", at_value=not is_key)
 
 
 def _path(tree: Any, location: tuple[str | int, ...]) -> Path:

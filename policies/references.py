@@ -42,7 +42,8 @@ def reference_problems(source: Source) -> Iterator[Problem]:
     for what, known, path, name in _mentions(tree, names):
         if isinstance(name, str) and name not in known:
             is_key = path in source.keys and name == path[-1]
-            yield source.problem(path, f"there is no {what} {name!r}", hint(name, known), at_value=not is_key)
+            shown = name if is_key else source.written.get(path, name)
+            yield source.problem(path, f"there is no {what} {shown!r}", hint(name, known), at_value=not is_key)
     yield from _alias_problems(source, names)
 
 
@@ -86,7 +87,8 @@ def _given_twice(source: Source, what: str, named: Sequence[tuple[Path, str]]) -
     first: dict[str, Path] = {}
     for path, name in named:
         if name in first:
-            message = f"there are two {what}s named {name!r}: first on line {source.place(first[name]).line}"
+            shown, line = source.written.get(path, name), source.place(first[name]).line
+            message = f"there are two {what}s named {shown!r}: first on line {line}"
             yield source.problem(path, message, "rename one of them")
         first.setdefault(name, path)
 

@@ -36,7 +36,10 @@ Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Section(BaseModel):
-    """A mapping in the document: frozen, and an unknown key is an error."""
+    """A mapping in the document: frozen, and an unknown key is an error.
+
+    What may be a URL with a password in it is left out of the repr.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -106,7 +109,7 @@ class Backend(Section):
     name: Name
     kind: Kind
     model: str
-    base_url: str | None = None
+    base_url: Annotated[str | None, Field(repr=False)] = None
     api_key: SecretStr | None = None
     headers: Mapping[str, SecretStr] = {}
     precision: Precision | None = None
@@ -240,7 +243,7 @@ class ClassifierSettings(Section):
     """
 
     artifact: str = "default"
-    encoder: str = "local"
+    encoder: Annotated[str, Field(repr=False)] = "local"
     encoder_model: str | None = None
     encoder_key: SecretStr | None = None
     deadline: Duration = timedelta(milliseconds=250)
@@ -282,4 +285,4 @@ class Policy(Section):
     limits: Limits = Limits()
     logging: Logging = Logging()
     timezone: str = "UTC"
-    redis: str = ""
+    redis: Annotated[str, Field(repr=False)] = ""

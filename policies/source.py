@@ -27,7 +27,8 @@ _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _VARIABLE = re.compile(r"\$\$(?=\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
-_MOST_NODES = 200_000
+_MOST_NODES = 50_000
+_LONGEST_NUMBER = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Plain data (``tree``), with the place of each key and value and each scalar as it was written."""
+    """Plain data (``tree``), with the place of each key and value and each scalar as it was written.
+
+    The tree has secrets in it, so it is left out of the repr.
+    """
 
     file: str
-    tree: Any
+    tree: Any = field(repr=False)
     keys: Mapping[Path, Place]
     values: Mapping[Path, Place]
     written: Mapping[Path, str]
@@ -190,12 +194,16 @@ class _Reader:
 
 
 def plain(text: str) -> Any:
-    """Resolve an unquoted scalar by YAML 1.2's core schema; a number with a fraction becomes a Decimal."""
+    """Resolve an unquoted scalar by YAML 1.2's core schema; a number with a fraction becomes a Decimal.
+
+    Numbers beyond any use (more than 30 digits) stay text, so that writing one out never takes long.
+    """
     if text in _WORDS:
         return _WORDS[text]
-    if _INTEGER.fullmatch(text) and len(text) < 400:
+    if _INTEGER.fullmatch(text) and len(text) <= _LONGEST_NUMBER:
         return int(text)
-    return Decimal(text) if _DECIMAL.fullmatch(text) else text
+    number = Decimal(text) if _DECIMAL.fullmatch(text) else None
+    return text if number is None or abs(number.adjusted()) >= _LONGEST_NUMBER else number
 
 
 def _start(node: yaml.Node) -> Place:
