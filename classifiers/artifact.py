@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from classifiers.features import LEXICAL
-from classifiers.heads import Array, Heads
+from classifiers.heads import Heads
+from classifiers.ngrams import SIZE
 from policies.values import DOMAINS
 
 FORMAT = 1
@@ -34,7 +36,7 @@ def default_artifact() -> Path:
 
 _ARRAYS = "heads.safetensors"
 _MANIFEST = "manifest.json"
-_PARTS = ("weights", "spread", "noise", "centroids", "residuals", "far")
+_PARTS = ("table", "weights", "scale", "shift", "spread", "noise", "centroids", "residuals", "far")
 
 
 class ArtifactError(ValueError):
@@ -154,15 +156,16 @@ def _identity(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _array(heads: Heads, part: str) -> Array:
-    return np.ascontiguousarray(np.atleast_1d(np.asarray(getattr(heads, part), np.float32)))
+def _array(heads: Heads, part: str) -> NDArray[Any]:
+    kind = np.float16 if part == "table" else np.float32
+    return np.ascontiguousarray(np.atleast_1d(np.asarray(getattr(heads, part), kind)))
 
 
-def _heads(look: str, arrays: Mapping[str, Array], folder: Path) -> Heads:
+def _heads(look: str, arrays: Mapping[str, NDArray[Any]], folder: Path) -> Heads:
     for part in _PARTS:
         if f"{look}.{part}" not in arrays:
             raise ArtifactError(f"{folder / _ARRAYS}: head {look}.{part} is missing; train the artifact again")
-    parts = {part: arrays[f"{look}.{part}"] for part in _PARTS[:-1]}
+    parts: dict[str, Any] = {part: arrays[f"{look}.{part}"] for part in _PARTS[:-1]}
     return Heads(**parts, far=float(arrays[f"{look}.far"][0]))
 
 
@@ -170,7 +173,10 @@ def _check_heads(look: str, heads: Heads, artifact: Artifact, where: str) -> Non
     depth = len(heads.weights)
     width = depth - len(LEXICAL) - 1
     shapes = {
+        "table": (SIZE if look == "lexical" else 0, len(artifact.models) + len(DOMAINS)),
         "weights": (depth, len(artifact.models) + len(DOMAINS)),
+        "scale": (len(artifact.models),),
+        "shift": (len(artifact.models),),
         "spread": (depth, heads.spread.shape[-1]),
         "noise": (len(artifact.models),),
         "centroids": (len(heads.centroids), width),

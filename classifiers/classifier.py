@@ -16,6 +16,7 @@ from classifiers.artifact import load as load_artifact
 from classifiers.custom import CustomDomains
 from classifiers.features import lexical, reading
 from classifiers.heads import Array, Prediction, predict, sigmoid
+from classifiers.ngrams import ngrams
 from classifiers.targets import SMALL, Mapped, map_targets
 from classifiers.targets import Target as Target
 from policies.values import DOMAINS, Features, Look, Signals, Success
@@ -101,7 +102,8 @@ class Classifier:
         texts = [reading(features) for features in batch]
         facts = np.stack([lexical(features) for features in batch])
         vectors = self._vectors(texts, chosen)
-        prediction = predict(self.artifact.heads[chosen], vectors, facts)
+        grams = [ngrams(text) for text in texts]
+        prediction = predict(self.artifact.heads, chosen, vectors, facts, grams)
         trust = np.array([_trust(features) for features in batch], np.float32)[:, None]
         logits, errors = _temper(prediction, trust)
         success, spread = self._success(logits, errors)

@@ -11,10 +11,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse  # type: ignore[import-untyped]
 
 from classifiers.datasets import Row
 from classifiers.features import LEXICAL, lexical, reading
 from classifiers.heads import Array
+from classifiers.ngrams import SIZE, ngrams
 
 BATCH = 256
 _KEY = 16
@@ -42,13 +44,15 @@ class Encodes(Protocol):
 class Table:
     """``n`` rows as arrays.
 
-    ``vectors`` by look (n, d) in float16, memory-mapped; ``lexical`` (n, features); ``scores`` (n, models) with NaN
-    where unknown; ``weights``; ``tasks`` and ``domains``, "" where unknown; ``ids``; texts' ``lengths`` in characters.
+    ``vectors`` by look (n, d) in float16, memory-mapped; ``grams`` the n-grams; ``facts`` (n, lexical facts);
+    ``scores`` (n, models) with NaN where unknown; ``weights``; ``tasks`` and ``domains``, "" where unknown; ``ids``;
+    texts' ``lengths`` in characters.
     """
 
     models: tuple[str, ...]
     vectors: Mapping[str, NDArray[np.float16]]
-    lexical: Array
+    grams: GramFile
+    facts: Array
     scores: Array
     weights: Array
     tasks: tuple[str, ...]
@@ -59,19 +63,35 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: NDArray[np.int64]) -> Table:
-        """The table of some rows only."""
-        return Table(
-            models=self.models,
-            vectors={look: np.asarray(v[rows]) for look, v in self.vectors.items()},
-            lexical=self.lexical[rows],
-            scores=self.scores[rows],
-            weights=self.weights[rows],
-            tasks=tuple(self.tasks[i] for i in rows),
-            domains=tuple(self.domains[i] for i in rows),
-            ids=tuple(self.ids[i] for i in rows),
-            lengths=self.lengths[rows],
-        )
+
+class GramFile:
+    """N-grams of rows in compressed sparse form, appended to two files and memory-mapped for reading."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start empty files in ``folder``."""
+        self._indices, self._values = folder / "grams.u16", folder / "grams.f16"
+        self._indices.write_bytes(b"")
+        self._values.write_bytes(b"")
+        self._ends = [0]
+
+    def extend(self, texts: Sequence[str]) -> None:
+        """Append the next rows."""
+        found = [ngrams(text) for text in texts]
+        with self._indices.open("ab") as indices, self._values.open("ab") as values:
+            for row_indices, row_values in found:
+                indices.write(row_indices.astype(np.uint16).tobytes())
+                values.write(row_values.astype(np.float16).tobytes())
+                self._ends.append(self._ends[-1] + len(row_indices))
+
+    def matrix(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Rows as a scipy CSR matrix (len(rows), `SIZE`) of float32."""
+        ends = np.asarray(self._ends)
+        starts, counts = ends[rows], ends[rows + 1] - ends[rows]
+        pointers = np.concatenate([[0], np.cumsum(counts)])
+        at = np.repeat(starts - pointers[:-1], counts) + np.arange(pointers[-1])
+        indices = np.memmap(self._indices, np.uint16, "r")[at].astype(np.int32)
+        values = np.memmap(self._values, np.float16, "r")[at].astype(np.float32)
+        return sparse.csr_matrix((values, indices, pointers), shape=(len(rows), SIZE))
 
 
 class VectorFile:
@@ -128,6 +148,7 @@ def tabulate(
     """Read rows and encode them in batches, in one pass. ``folder`` keeps the vectors (see `VectorFile`)."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {look: VectorFile(folder, look, encoder) for look, encoder in encoders.items()}
+    grams = GramFile(folder)
     facts: list[Array] = [np.zeros((0, len(LEXICAL)), np.float32)]
     about: list[tuple[str, str, str, float, int]] = []
     marks: list[tuple[int, int, float]] = []
@@ -136,6 +157,7 @@ def tabulate(
         texts = [reading(row.features) for row in batch]
         for file in files.values():
             file.extend(texts)
+        grams.extend(texts)
         facts.append(np.stack([lexical(row.features) for row in batch]))
         for row, text in zip(batch, texts, strict=True):
             marks.extend((len(about), models.setdefault(m, len(models)), score) for m, score in row.scores.items())
@@ -151,7 +173,8 @@ def tabulate(
     return Table(
         models=names,
         vectors={look: file.read() for look, file in files.items()},
-        lexical=np.concatenate(facts),
+        grams=grams,
+        facts=np.concatenate(facts),
         scores=scores,
         weights=np.array(weights, np.float32),
         tasks=tasks,

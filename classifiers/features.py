@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import log1p
 from typing import Final
 
 import numpy as np
@@ -252,7 +253,9 @@ def looks_like_code(text: str) -> bool:
 LEXICAL: Final = (
     "length", "words", "word_length", "lines", "digits", "capitals", "symbols", "latex", "non_ascii", "code",
     "options", "option_length", "numeric_options", "question", "wh_word", "imperative", "numbers", "negation",
-    "quotes", "blank",
+    "quotes", "blank", "sentence_length", "long_words", "variety", "function_words", "names", "first_person",
+    "second_person", "years", "commas", "brackets", "option_spread", "option_overlap", "longest_word", "number_size",
+    "statements", "hyphens",
 )  # fmt: skip
 """Names of the lexical features, in the order of `lexical`'s columns."""
 
@@ -266,11 +269,23 @@ _IMPERATIVE: Final = frozenset([
     "create", "implement", "design", "evaluate", "determine", "simplify", "tell", "help", "translate", "summarize",
     "generate", "suppose", "let", "consider", "fix", "convert",
 ])  # fmt: skip
-_CLASS: Final = np.zeros((256, 4))
+_FUNCTION: Final = frozenset([
+    "the", "a", "an", "of", "to", "in", "and", "is", "are", "was", "were", "that", "for", "on", "with", "as", "by",
+    "at", "from", "or", "be", "it", "this", "which", "has", "have", "had", "not", "but", "if", "its", "their", "can",
+    "will",
+])  # fmt: skip
+_FIRST: Final = frozenset(["I", "i", "my", "me", "My", "we", "We", "our", "us"])
+_SECOND: Final = frozenset(["you", "your", "You", "Your", "please", "Please"])
+_YEAR: Final = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
+_STATEMENT: Final = re.compile(r"\b(?:both|only|all of|statement|neither|following)\b", re.IGNORECASE)
+_CLASS: Final = np.zeros((256, 5))
 _CLASS[48:58, 0] = 1
 _CLASS[65:91, 1] = 1
 _CLASS[[ord(c) for c in "=+*/<>^|&%#@~_[]{}"], 2] = 1
 _CLASS[[ord(c) for c in "$\\"], 3] = 1
+_CLASS[[ord(c) for c in ".!?"], 4] = 1
+_WORDS: Final = 400
+"""Words whose kinds are counted: a longer text's first ones stand for the rest."""
 
 
 def lexical(features: Features) -> NDArray[np.float32]:
@@ -280,19 +295,24 @@ def lexical(features: Features) -> NDArray[np.float32]:
     more. Counts enter as logarithms or as shares of the text.
     """
     text = reading(features)[:MAX_TEXT]
+    raw = text.encode("utf-8", "surrogatepass")
+    counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
+    return np.clip(np.array(_shape(text, raw, counts, features) + _wording(text, counts), np.float32), -1.0, 1.0)
+
+
+def _shape(text: str, raw: bytes, counts: NDArray[np.int64], features: Features) -> list[float]:
     size = len(text)
     words = _WORD.findall(text)
     count = len(words)
-    raw = text.encode("utf-8", "surrogatepass")
-    share = np.bincount(np.frombuffer(raw, np.uint8), minlength=256) @ _CLASS / max(1, len(raw))
+    share = (counts @ _CLASS / max(1, len(raw))).tolist()
     options = _OPTION.findall(text)
     option_chars = sum(map(len, options)) / len(options) if options else 0.0
     first = words[0].lower() if words else ""
-    values = (
-        (np.log1p(size) - 5.5) / 2.0,
-        (np.log1p(count) - 3.8) / 2.0,
+    return [
+        (log1p(size) - 5.5) / 2.0,
+        (log1p(count) - 3.8) / 2.0,
         (sum(map(len, words)) / count - 5.0) / 3.0 if count else 0.0,
-        np.log1p(text.count("\n")) / 3.0,
+        log1p(text.count("\n")) / 3.0,
         share[0] * 10.0,
         share[1] * 10.0,
         share[2] * 15.0,
@@ -300,14 +320,42 @@ def lexical(features: Features) -> NDArray[np.float32]:
         (len(raw) - size) / max(1, size),
         float(features.has_code),
         len(options) / 5.0,
-        np.log1p(option_chars) / 5.0,
+        log1p(option_chars) / 5.0,
         float(bool(options) and all(o[-1:].isdigit() or o[:1].isdigit() for o in options)),
         float("?" in text),
         float(first in _WH),
         float(first in _IMPERATIVE),
-        np.log1p(len(_NUMBER.findall(text))) / 3.0,
+        log1p(len(_NUMBER.findall(text))) / 3.0,
         len(_NEGATION.findall(text)) / 3.0,
         (text.count('"') + text.count("“")) / 6.0,
         float("___" in text or "…" in text or "..." in text),
-    )
-    return np.clip(np.asarray(values, np.float32), -1.0, 1.0)
+    ]
+
+
+def _wording(text: str, counts: NDArray[np.int64]) -> list[float]:
+    words = _WORD.findall(text)[:_WORDS]
+    count = max(1, len(words))
+    distinct = set(words)
+    options = _OPTION.findall(text)
+    lengths = [len(o) for o in options]
+    option_words = [w for o in options for w in _WORD.findall(o)[:40]]
+    stem = set(_WORD.findall(text[: text.find(options[0])])) if options and options[0] else distinct
+    numbers = _NUMBER.findall(text)
+    return [
+        (len(words) / (1 + int(counts[46] + counts[33] + counts[63])) - 15.0) / 15.0,
+        sum(len(w) > 7 for w in words) / count * 2.0,
+        (len(distinct) / count - 0.7) * 2.0,
+        sum(w in _FUNCTION for w in words) / count * 2.0,
+        sum(w[0].isupper() for w in words[1:]) / count * 3.0,
+        sum(w in _FIRST for w in words) / count * 8.0,
+        sum(w in _SECOND for w in words) / count * 8.0,
+        len(_YEAR.findall(text)) / 3.0,
+        int(counts[44]) / count * 6.0,
+        log1p(int(counts[40] + counts[91])) / 3.0,
+        (max(lengths) - min(lengths)) / (1 + sum(lengths)) * 3.0 if lengths else 0.0,
+        sum(w in stem for w in option_words) / (1 + len(option_words)),
+        (max(map(len, distinct)) - 10.0) / 6.0 if distinct else 0.0,
+        log1p(max(map(len, numbers))) / 2.5 if numbers else 0.0,
+        len(_STATEMENT.findall(text)) / 4.0,
+        int(counts[45]) / count * 8.0,
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from classifiers.heads import Array
 
-Blocks = Callable[[], Iterator[tuple[Array, Array, Array]]]
+Design: TypeAlias = Any
+"""Rows by inputs: a dense float32 array or a scipy CSR matrix."""
+
+Blocks = Callable[[], Iterator[tuple[Design, Array, Array]]]
 """Yields (design, labels, weights) blocks, the same ones each time it is called: what lets data exceed memory."""
 
 
@@ -23,7 +27,7 @@ class Penalty:
     own: float = 20.0
 
 
-def fit_logistic(blocks: Blocks, depth: int, columns: int, penalty: Penalty, iterations: int = 150) -> Array:
+def fit_logistic(blocks: Blocks, depth: int, columns: int, penalty: Penalty, iterations: int = 100) -> Array:
     """Weights (depth, columns) of columns' logistic regressions that share a direction.
 
     Column m's weights are w + d_m: an item-response model whose difficulty w·x is shared and whose abilities vary with
@@ -52,21 +56,36 @@ def fit_logistic(blocks: Blocks, depth: int, columns: int, penalty: Penalty, ite
         np.zeros(depth * (columns + 1)),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": iterations, "ftol": 1e-8},
+        options={"maxiter": iterations, "ftol": 1e-7},
     )
     return np.asarray(found.x[:depth, None] + found.x[depth:].reshape(depth, columns), np.float32)
 
 
-def fit_softmax(x: Array, labels: NDArray[np.int64], weights: Array, classes: int, penalty: float) -> Array:
-    """Weights (depth, classes) of an L2-regularised multinomial regression; a class without rows gets a low one."""
-    from sklearn.linear_model import LogisticRegression
+def fit_softmax(x: Design, labels: NDArray[np.int64], weights: Array, classes: int, penalty: float) -> Array:
+    """Weights (depth, classes) of an L2-regularised multinomial regression by L-BFGS; ``x`` ends in a one, unpenalised.
 
-    model = LogisticRegression(C=1.0 / penalty, max_iter=400).fit(x[:, :-1], labels, sample_weight=weights)
-    found = np.zeros((x.shape[1], classes), np.float32)
-    found[-1] = -20.0
-    found[:-1, model.classes_] = model.coef_.T
-    found[-1, model.classes_] = model.intercept_
-    return found
+    A class without rows ends up with the lowest intercept.
+    """
+    depth = x.shape[1]
+    truth = np.zeros((len(labels), classes), np.float32)
+    truth[np.arange(len(labels)), labels] = 1.0
+    free = np.full((depth, 1), penalty)
+    free[-1] = 1e-3
+
+    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        w = theta.reshape(depth, classes)
+        z = x @ w.astype(np.float32)
+        z -= z.max(axis=1, keepdims=True)
+        p = np.exp(z)
+        total = p.sum(axis=1, keepdims=True)
+        value = float((weights * (np.log(total[:, 0]) - (truth * z).sum(axis=1))).sum(dtype=np.float64))
+        gradient = x.T @ (weights[:, None] * (p / total - truth))
+        return value + float((free * w**2).sum()) / 2, (gradient + free * w).ravel()
+
+    found = minimize(
+        loss, np.zeros(depth * classes), jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-7}
+    )
+    return np.asarray(found.x.reshape(depth, classes), np.float32)
 
 
 def posterior_spread(x: Array, weights: Array, p: Array, penalty: float, rank: int = 48) -> Array:

@@ -64,6 +64,17 @@ PRIORS: Final[Mapping[str, tuple[float, float, float]]] = {
 """Success assumed, not measured, of (7B, 50B, frontier) classes on everyday prompts by domain ("" is any other), and
 on hard prompts that users wrote. They stand in where no benchmark has a label, at `PRIOR_WEIGHT` of a measured row."""
 
+_HARD_SOURCES: Final = ("ah2-",)
+"""Prefixes of ids of prompts chosen because they are hard (Arena-Hard v2.0)."""
+
+
+def prior(row: str, task: str, domain: str) -> tuple[float, float, float] | None:
+    """The assumed success of (7B, 50B, frontier) classes on an unscored row, None where nothing is assumed."""
+    if row.startswith(_HARD_SOURCES):
+        return PRIORS["hard"]
+    return PRIORS.get(domain, PRIORS[""]) if domain and not task and "#" not in row else None
+
+
 PRIOR_WEIGHT: Final = 0.3
 
 EXCLUDED: Final = frozenset({"trivia_qa"})

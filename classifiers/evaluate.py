@@ -1,0 +1,299 @@
+"""Evaluation: predictions and labels in, a report out. Predictions come from an artifact or from held-out folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers import metrics
+from classifiers.artifact import Artifact
+from classifiers.embed import Table
+from classifiers.heads import Array, predict, sigmoid
+from classifiers.targets import Target, map_targets
+from classifiers.train import BLOCK, Corpus, Settings, calibrate, fold_of, held_out
+
+Rows = NDArray[np.int64]
+Figure = dict[str, float]
+
+ANSWER_TOKENS = 300
+"""Output tokens that a call is priced at, since rows don't say: the same for every model."""
+
+LAMBDAS = np.concatenate([[0.0], np.geomspace(0.002, 20.0, 96)])
+"""Prices of success, per unit of the dearest model's cost, that choosing among models is swept over."""
+
+
+class EvaluationError(ValueError):
+    """The rows cannot be evaluated as asked; the message says which model or row, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Predicted and actual success (n, models) of rows that have a score for every model, and their facts.
+
+    ``errors`` are standard errors of ``p``; ``cost`` (n, models) is in dollars, or in units where prices are unknown.
+    """
+
+    models: tuple[str, ...]
+    p: Array
+    errors: Array
+    y: Array
+    cost: Array
+    lengths: NDArray[np.int64]
+    tasks: NDArray[np.str_]
+
+
+def from_artifact(artifact: Artifact, table: Table, look: str, models: Sequence[str], prices: Prices) -> Scored:
+    """Predictions of an artifact on rows it was, one hopes, not trained on.
+
+    Raises `EvaluationError` for a model that no row names or the artifact was not trained for, and for an artifact
+    without that look.
+    """
+    if look not in artifact.heads:
+        raise EvaluationError(f"artifact {artifact.id} has no {look} head; it has {', '.join(sorted(artifact.heads))}")
+    rows, y = _labelled(table, models)
+    mapped = map_targets([Target(m, m) for m in models], artifact.models, artifact.about)
+    for model, source in zip(models, mapped.sources, strict=True):
+        if source == "size":
+            first = table.ids[int(rows[0])]
+            raise EvaluationError(
+                f"row {first!r} names the model {model!r}, which artifact {artifact.id} was not trained for; it knows "
+                f"{', '.join(artifact.models)}. Train with these rows, or cross-validate"
+            )
+    ps, es = [], []
+    for start in range(0, len(rows), BLOCK):
+        at = rows[start : start + BLOCK]
+        vectors = (
+            np.asarray(table.vectors[look][at], np.float32) if look != "lexical" else np.zeros((len(at), 0), np.float32)
+        )
+        grams = table.grams.matrix(at)
+        pairs = [
+            (grams.indices[a:b].astype(np.int64), grams.data[a:b])
+            for a, b in zip(grams.indptr, grams.indptr[1:], strict=False)
+        ]
+        found = predict(artifact.heads, look, vectors, table.facts[at], pairs)
+        z = found.logits @ mapped.weights.T + mapped.offsets
+        e = found.errors @ np.abs(mapped.weights).T
+        ps.append(sigmoid(z))
+        es.append((sigmoid(z + e) - sigmoid(z - e)) / 2)
+    return _scored(table, rows, models, np.concatenate(ps), np.concatenate(es), y, prices)
+
+
+def from_folds(
+    data: Corpus,
+    look: str,
+    models: Sequence[str],
+    prices: Prices,
+    *,
+    folds: Rows | None = None,
+    labels_at_most: int | None = None,
+    settings: Settings | None = None,
+) -> Scored:
+    """Held-out predictions: each row's from heads, and a calibration, that never saw its fold.
+
+    ``folds`` gives each row's fold (by default 5 random ones), -1 for rows that are never tested.
+    Raises `EvaluationError` for a model that no row names.
+    """
+    settings = settings or Settings()
+    where = fold_of(data.rows.ids, settings.seed) if folds is None else folds
+    logits = held_out(data, where, settings, labels_at_most=labels_at_most)[look]
+    rows, y = _labelled(data.rows, models)
+    rows_tested = where[rows] >= 0
+    rows, y = rows[rows_tested], y[rows_tested]
+    columns = [data.models.index(m) for m in models]
+    z = logits[rows][:, columns]
+    p = np.empty_like(z)
+    for fold in np.unique(where[rows]):
+        test = where[rows] == fold
+        scale, shift = calibrate(z[~test], y[~test]) if (~test).any() else (np.float32(1), np.float32(0))
+        p[test] = sigmoid(z[test] * scale + shift)
+    return _scored(data.rows, rows, models, p, np.zeros_like(p), y, prices)
+
+
+def groups(tasks: Sequence[str], folds: int | None = None) -> Rows:
+    """Folds that keep each task whole: one per task, or ``folds`` of about equal size (largest task first)."""
+    names, counts = np.unique(np.array(tasks), return_counts=True)
+    order = np.lexsort((names, -counts))
+    sizes = np.zeros(folds or len(names))
+    fold = {}
+    for i in order:
+        smallest = int(np.argmin(sizes))
+        fold[str(names[i])] = smallest
+        sizes[smallest] += counts[i]
+    return np.array([fold[t] for t in tasks], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Dollars per million input and output tokens by model; a model without a price makes costs plain units."""
+
+    usd: Mapping[str, tuple[float, float]]
+
+    def cost(self, models: Sequence[str], lengths: NDArray[np.int64]) -> Array:
+        """Cost (n, models) of one call each. With any price unknown: 0 for the first model, 1 for the others."""
+        if not all(m in self.usd for m in models):
+            return np.tile(np.arange(len(models)) > 0, (len(lengths), 1)).astype(np.float32)
+        tokens = lengths / 4.0
+        columns = [(tokens * self.usd[m][0] + ANSWER_TOKENS * self.usd[m][1]) / 1e6 for m in models]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+def pair_report(scored: Scored, *, bootstrap: int = 400) -> dict[str, Any]:
+    """Routing between the first model (small) and the second (large): every figure with a bootstrap 95% interval."""
+    small, large = scored.y[:, 0], scored.y[:, 1]
+    rankings = {
+        "router": scored.p[:, 1] - scored.p[:, 0],
+        "by_difficulty": -scored.p[:, 0],
+        "length_only": scored.lengths.astype(np.float32),
+        "random": np.random.default_rng(0).random(len(small)),
+        "oracle": large - small,
+    }
+    report: dict[str, Any] = {
+        "rows": len(small),
+        "small": {"model": scored.models[0], "quality": float(small.mean())},
+        "large": {"model": scored.models[1], "quality": float(large.mean())},
+    }
+    for name, ranking in rankings.items():
+        report[name] = {
+            key: _figure(figure, len(small), bootstrap)
+            for key, figure in _pair_figures(ranking, small, large, scored.cost).items()
+        }
+    report["margin_over_length"] = _figure(
+        lambda i: (
+            metrics.apgr(rankings["router"][i], small[i], large[i])
+            - metrics.apgr(rankings["length_only"][i], small[i], large[i])
+        ),
+        len(small),
+        bootstrap,
+    )
+    report["calibration"] = calibration(scored, bootstrap)
+    report["keep_quality"] = {
+        f"{keep:.2f}": dict(
+            zip(
+                ("threshold", "share_small"),
+                metrics.keep_quality_threshold(rankings["router"], small, large, keep),
+                strict=True,
+            )
+        )
+        for keep in (0.90, 0.95, 0.97, 0.99)
+    }
+    return report
+
+
+def calibration(scored: Scored, bootstrap: int = 200) -> dict[str, Any]:
+    """ECE and Brier of each model's success."""
+    return {
+        model: {
+            "ece": _figure(lambda i, c=c: metrics.ece(scored.p[i, c], scored.y[i, c]), len(scored.y), bootstrap),
+            "brier": _figure(lambda i, c=c: metrics.brier(scored.p[i, c], scored.y[i, c]), len(scored.y), bootstrap),
+        }
+        for c, model in enumerate(scored.models)
+    }
+
+
+def fleet_report(scored: Scored, *, guard: float = 0.0, bootstrap: int = 200) -> dict[str, Any]:
+    """Choosing among all models by p − λ·cost, against the best single one.
+
+    ``cost_at_best`` is the share of the best single model's cost at which its quality is reached, ``gain_at_price`` the
+    quality gained without exceeding its cost, ``left_alone`` the quality against it when cost is no object.
+    """
+    best = int(np.argmax(scored.y.mean(axis=0)))
+    chosen = choices(scored, best, guard)
+
+    def at(rows: Rows) -> tuple[NDArray[Any], NDArray[Any], float, float]:
+        y, cost = scored.y[rows], scored.cost[rows]
+        picked = chosen[:, rows]
+        points = np.arange(len(rows))
+        quality = y[points, picked].mean(axis=1)
+        spent = cost[points, picked].mean(axis=1)
+        return spent, quality, float(cost[:, best].mean()), float(y[:, best].mean())
+
+    def share(rows: Rows) -> float:
+        spent, quality, price, level = at(rows)
+        return metrics.cost_at(spent, quality, level) / price
+
+    def gain(rows: Rows) -> float:
+        spent, quality, price, level = at(rows)
+        return float(quality[spent <= price * 1.0001].max(initial=-1.0)) - level
+
+    def free(rows: Rows) -> float:
+        _, quality, _, level = at(rows)
+        return float(quality[0]) - level
+
+    oracle = float(scored.y.max(axis=1).mean())
+    return {
+        "rows": len(scored.y),
+        "best_single": {"model": scored.models[best], "quality": float(scored.y[:, best].mean())},
+        "cost_at_best": _figure(share, len(scored.y), bootstrap),
+        "gain_at_price": _figure(gain, len(scored.y), bootstrap),
+        "left_alone": _figure(free, len(scored.y), bootstrap),
+        "oracle": oracle,
+        "calibration": calibration(scored, 0),
+    }
+
+
+def choices(scored: Scored, default: int, guard: float) -> NDArray[np.int64]:
+    """The chosen column (lambdas, n) at each of `LAMBDAS`, leaving ``default`` only for an advantage beyond ``guard``
+    standard errors of the challenger's prediction."""
+    bound = scored.p - guard * scored.errors
+    bound[:, default] = scored.p[:, default]
+    cost = scored.cost / scored.cost.max()
+    return np.stack([(bound - price * cost).argmax(axis=1) for price in LAMBDAS])
+
+
+def _pair_figures(ranking: Array, small: Array, large: Array, cost: Array) -> dict[str, Any]:
+    def points(i: Rows) -> tuple[NDArray[Any], NDArray[Any]]:
+        order = i[np.argsort(-ranking[i], kind="stable")]
+        quality = np.concatenate([[0.0], np.cumsum(large[order] - small[order])]) / len(i) + small[i].mean()
+        spent = np.concatenate([[0.0], np.cumsum(cost[order, 1] - cost[order, 0])]) / len(i) + cost[i, 0].mean()
+        return spent, quality
+
+    def aiq(i: Rows) -> float:
+        spent, quality = points(i)
+        return metrics.aiq(spent, quality, float(spent.min()), float(spent.max()))
+
+    def saving(i: Rows) -> float:
+        spent, quality = points(i)
+        return 1.0 - metrics.cost_at(spent, quality, float(large[i].mean())) / float(cost[i, 1].mean())
+
+    return {
+        "apgr": lambda i: metrics.apgr(ranking[i], small[i], large[i]),
+        "cpt50": lambda i: metrics.cpt(ranking[i], small[i], large[i], 0.5),
+        "cpt80": lambda i: metrics.cpt(ranking[i], small[i], large[i], 0.8),
+        "aiq": aiq,
+        "saving_at_equal_quality": saving,
+    }
+
+
+def _figure(figure: Any, rows: int, bootstrap: int) -> Figure:
+    value = float(figure(np.arange(rows)))
+    low, high = metrics.interval(figure, rows, rounds=bootstrap) if bootstrap else (float("nan"), float("nan"))
+    return {"value": value, "low": low, "high": high}
+
+
+def _labelled(table: Table, models: Sequence[str]) -> tuple[Rows, Array]:
+    for model in models:
+        if model not in table.models:
+            raise EvaluationError(f"no row names the model {model!r}; rows name {', '.join(table.models)}")
+    y = table.scores[:, [table.models.index(m) for m in models]]
+    rows = np.flatnonzero(np.isfinite(y).all(axis=1))
+    if not len(rows):
+        raise EvaluationError(f"no row has a score for each of {', '.join(models)}")
+    return rows, y[rows]
+
+
+def _scored(
+    table: Table, rows: Rows, models: Sequence[str], p: Array, errors: Array, y: Array, prices: Prices
+) -> Scored:
+    return Scored(
+        models=tuple(models),
+        p=p,
+        errors=errors,
+        y=y,
+        cost=prices.cost(models, table.lengths[rows]),
+        lengths=table.lengths[rows],
+        tasks=np.array(table.tasks)[rows],
+    )
