@@ -31,7 +31,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         stack.push_async_callback(ledger.stop)
         proxy = Proxy(settings, loaded, store, ledger)
         stack.push_async_callback(proxy.close)
-        for background in (proxy.warm(), proxy.follow_policy()):
+        for background in (proxy.warm(), proxy.follow_policy(), proxy.listen()):
             stack.callback(asyncio.create_task(background).cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.reload)
         yield proxy

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import ceil
 from random import random
 from time import perf_counter, time
 from uuid import uuid4
@@ -19,10 +20,12 @@ from policies.conditions import headers_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
 from policies.values import Attempt, Decision, Entry, Features, Outcome, Signals, Usage, View
+from router.admission import Admission
 from router.billing import baseline_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import Exhausted, RequestError, to_openai
 from router.headers import served_headers
+from router.ledger.budgets import Grant
 from router.ledger.ledger import Ledger
 from router.signals import SignalReader
 from router.state.store import Store
@@ -59,6 +62,7 @@ class _Exchange:
     id: str = field(default_factory=lambda: uuid4().hex)
     at: float = field(default_factory=time)
     choice: Choice | None = None
+    grant: Grant = field(default_factory=Grant)
     answer: Answer | None = None
     attempts: list[Attempt] = field(default_factory=list)
     status: int = 499
@@ -101,9 +105,10 @@ class Pipeline:
         self.reader = reader
         conditions = [rule.when for rule in loaded.policy.rules] + [budget.when for budget in loaded.policy.budgets]
         self.headers_read = headers_read(conditions)
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self._store = store
         self._ledger = ledger
+        self._admission = Admission(loaded, store)
         self._telemetry = telemetry
         self._timezone = ZoneInfo(loaded.policy.timezone)
         self._serving = 0
@@ -146,15 +151,16 @@ class Pipeline:
     async def _answer(self, exchange: _Exchange) -> Served:
         """The answer as soon as it has begun, or the error that stands in for it."""
         request = exchange.request
-        choice = exchange.choice = await self.choose(request.features)
+        choice = exchange.choice = await self._admitted(exchange, await self.choose(request.features))
         if (refusal := choice.decision.refusal) is not None:
-            error = RequestError(refusal.status, refusal.code, refusal.message, refusal.param)
+            wait = {"retry-after": str(ceil(exchange.grant.retry_after))} if refusal.status == 429 else {}
+            error = RequestError(refusal.status, refusal.code, refusal.message, refusal.param, headers=wait)
             return self._failed(exchange, error, "rejected")
         order = Order(
             "chat/completions", request.body, request.stream, request.wants_usage, request.features.input_tokens
         )
         try:
-            answer = await self._dispatcher.run(order, choice.decision, exchange.attempts)
+            answer = await self.dispatcher.run(order, choice.decision, exchange.attempts)
         except Exhausted as error:
             return self._failed(exchange, error, error.attempts[-1].outcome if error.attempts else "rejected")
         except RequestError as error:
@@ -167,6 +173,12 @@ class Pipeline:
         headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         return Served(200, headers, answer.body)
 
+    async def _admitted(self, exchange: _Exchange, choice: Choice) -> Choice:
+        view, decision, exchange.grant = await self._admission.admit(
+            exchange.id, choice.features, choice.signals, choice.view, choice.decision
+        )
+        return replace(choice, view=view, decision=decision)
+
     def _failed(self, exchange: _Exchange, error: RequestError | Exhausted, outcome: Outcome) -> Served:
         exchange.status, extra, body = to_openai(error)
         exchange.outcome = outcome
@@ -178,8 +190,8 @@ class Pipeline:
         policy = self.loaded.policy
         return View(
             now=datetime.now(self._timezone),
-            cooling=self._dispatcher.cooling(),
-            in_flight=self._dispatcher.in_flight(),
+            cooling=self.dispatcher.cooling(),
+            in_flight=self.dispatcher.in_flight(),
             session=await self._store.session(features.conversation, features.turns) if policy.session.sticky else None,
             spent_today=await self._store.spent_today(policy.timezone),
             draw=random(),
@@ -230,7 +242,7 @@ class Pipeline:
             ttft_ms=exchange.ttft_ms,
             total_ms=total_ms,
         )
-        self._ledger.record(entry)
+        self._ledger.record(entry, exchange.grant)
         self._telemetry.left(entry)
         if answer is not None and choice.signals is not None and self.loaded.policy.session.sticky:
             session = next_session(self.loaded, choice.decision, choice.signals, choice.view, answer.step)
@@ -251,7 +263,7 @@ class Pipeline:
     async def close(self) -> None:
         """Close the connections to every backend."""
         self.reader.close()
-        for lane in self._dispatcher.lanes.values():
+        for lane in self.dispatcher.lanes.values():
             await lane.backend.aclose()
 
 

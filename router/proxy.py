@@ -16,6 +16,7 @@ from classifiers.encoder import Encoder, EncoderUnavailable
 from classifiers.static import StaticEncoder
 from policies import addressing
 from policies.document import Loaded, PolicyErrors
+from policies.money import GpuClock
 from policies.schema import Policy
 from router import encoders, wire
 from router.backends import open_backends
@@ -26,12 +27,15 @@ from router.pipeline import Pipeline
 from router.reports import report, window
 from router.reports.formats import as_json
 from router.reports.sources import read_store
+from router.rests import SharedRests
 from router.settings import Settings, load_policy
 from router.signals import SignalReader, load_classifier
 from router.state.store import RedisStore, StoreAway
 from router.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+_LISTEN_SECONDS = 0.5
 
 
 class Proxy:
@@ -45,14 +49,16 @@ class Proxy:
         self._encoders: tuple[StaticEncoder | None, Encoder | None] = (None, None)
         self._no_encoder = "the encoder is warming up"
         self._policy_problem = ""
+        self._rests = SharedRests(store)
         self._retiring: set[asyncio.Task[None]] = set()
         self.draining = False
         self._take(loaded)
+        ledger.meter(self._clocks)
 
     def _take(self, loaded: Loaded) -> None:
         """Build what serves this policy, and only then put it in force."""
         backends = open_backends(loaded.policy)
-        dispatcher = Dispatcher(backends, loaded.policy)
+        dispatcher = Dispatcher(backends, loaded.policy, on_rest=self._rests.tell)
         reader = SignalReader()
         self._point(reader, loaded.policy)
         self.pipeline = Pipeline(loaded, reader, dispatcher, self._store, self._ledger, self._telemetry)
@@ -69,6 +75,17 @@ class Proxy:
     def model_names(self) -> list[str]:
         """Every name that a request may ask for."""
         return addressing.models(self.policy)
+
+    def _clocks(self) -> list[tuple[str, GpuClock]]:
+        """The GPU clocks that run now."""
+        lanes = self.pipeline.dispatcher.lanes
+        return [(name, lane.gpu) for name, lane in lanes.items() if lane.gpu is not None]
+
+    async def listen(self) -> None:
+        """Hear of backends that other proxies found failing."""
+        while True:
+            await asyncio.sleep(_LISTEN_SECONDS)
+            self._rests.hear(self.pipeline.dispatcher)
 
     # classifier
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import signal
 import socket
 import sys
 from functools import partial
@@ -78,6 +79,8 @@ def _serve(settings: Settings, listener: socket.socket, workers: int, drain: flo
     host, port = listener.getsockname()[:2]
     listener.set_inheritable(True)
     print(f"{LISTENING}http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    # uvicorn drains, then raises the signal again for us to end by.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if workers > 1:
         Multiprocess(config, sockets=[listener]).run()
         return 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from policies.values import Session
+
+if TYPE_CHECKING:
+    from router.ledger.budgets import Claim, Grant
 
 
 class StoreAway(Exception):
@@ -27,6 +30,15 @@ class Store(Protocol):
 
     def remember(self, conversation: str, session: Session, ttl: timedelta) -> None:
         """Remember a conversation's session."""
+
+    async def reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> Grant:
+        """Take a request's worst case from all its budgets, or from none and say which stand in the way."""
+
+    def rest(self, backend: str, seconds: float) -> None:
+        """Tell the other proxies that a backend rests."""
+
+    def rests(self) -> Mapping[str, float]:
+        """Until when backends rest, as Unix times, as far as any proxy has told."""
 
     async def spent_today(self, timezone: str = "UTC") -> Decimal:
         """Dollars spent since midnight in a time zone, as far as the store has been told."""

@@ -1,0 +1,214 @@
+"""Starting, reloading, draining, crashing: what operators do to a proxy, and what users must not notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from router.launch import Proxy, running_proxy
+from tests.journeys.conftest import POLICY
+
+HELLO = {"model": "tier/small", "messages": [{"role": "user", "content": "Hello there!"}]}
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+@pytest.fixture
+def proxy(policy: Path, tmp_path: Path) -> Iterator[Proxy]:
+    with running_proxy(policy, tmp_path / "data") as proxy:
+        proxy.wait_until_ready()
+        yield proxy
+
+
+def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Wait for a condition and return what it gave."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := holds():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"did not come true within {seconds:g} s: {holds}")
+
+
+def ready(proxy: Proxy) -> dict[str, Any]:
+    state: dict[str, Any] = httpx.get(f"{proxy.url}/readyz").json()
+    return state
+
+
+def ask(proxy: Proxy, **changes: Any) -> httpx.Response:
+    return httpx.post(f"{proxy.url}/v1/chat/completions", json={**HELLO, **changes}, timeout=30)
+
+
+def report(data_dir: Path, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "router.cli", "report", "--json", "--data-dir", str(data_dir), *options]
+    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, Any] = json.loads(made)
+    return found
+
+
+def test_a_changed_policy_is_taken_up_without_a_restart(proxy: Proxy, policy: Path) -> None:
+    before = ready(proxy)["policy"]
+    policy.write_text(POLICY.replace("aliases: {", "aliases: {mini: tier/small, "))
+    eventually(lambda: ready(proxy)["policy"] != before)
+    assert ask(proxy, model="mini").headers["x-tierwise-tier"] == "small"
+
+
+def test_a_bad_policy_keeps_the_last_good_one_and_says_so(proxy: Proxy, policy: Path) -> None:
+    before = ready(proxy)["policy"]
+    policy.write_text(POLICY.replace("baseline: large", "baseline: lrage"))
+    problem = eventually(lambda: ready(proxy)["policy_problem"])
+    assert "lrage" in problem
+    assert "large" in problem
+    assert ready(proxy)["policy"] == before
+    assert ask(proxy).status_code == 200
+    policy.write_text(POLICY)
+    eventually(lambda: not ready(proxy)["policy_problem"])
+
+
+def test_sighup_reloads(proxy: Proxy, policy: Path) -> None:
+    before = ready(proxy)["policy"]
+    policy.write_text(POLICY.replace("keep_quality: 0.9", "keep_quality: 0.8"))
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: ready(proxy)["policy"] != before)
+
+
+def test_a_reload_does_not_touch_streams_in_flight(policy: Path, tmp_path: Path) -> None:
+    slow = POLICY.replace("tokens_per_second: 4000, output_tokens: 40", "tokens_per_second: 40, output_tokens: 80")
+    policy.write_text(slow)
+    with running_proxy(policy, tmp_path / "data") as proxy:
+        proxy.wait_until_ready()
+        before = ready(proxy)["policy"]
+        with httpx.stream(
+            "POST", f"{proxy.url}/v1/chat/completions", json={**HELLO, "stream": True}, timeout=30
+        ) as response:
+            lines = response.iter_lines()
+            next(lines)
+            policy.write_text(slow.replace("keep_quality: 0.9", "keep_quality: 0.8"))
+            eventually(lambda: ready(proxy)["policy"] != before)
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_shutdown_drains_streams_and_flushes_the_ledger(policy: Path, tmp_path: Path) -> None:
+    slow = "tokens_per_second: 40, output_tokens: 60"
+    policy.write_text(POLICY.replace("tokens_per_second: 4000, output_tokens: 40", slow))
+    with running_proxy(policy, tmp_path / "data") as proxy:
+        proxy.wait_until_ready()
+        body = {**HELLO, "stream": True, "stream_options": {"include_usage": True}}
+        with httpx.stream("POST", f"{proxy.url}/v1/chat/completions", json=body, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            proxy.process.terminate()
+            events = [line for line in lines if line]
+        assert events[-1] == "data: [DONE]"
+        usage = json.loads(events[-2].removeprefix("data: "))["usage"]
+        assert proxy.process.wait(timeout=20) == 0
+    total = report(tmp_path / "data")["total"]
+    assert total["requests"] == 1
+    assert total["output_tokens"] == usage["completion_tokens"]
+    assert total["cost_usd"] == pytest.approx(usage["cost"])
+
+
+def test_a_client_that_leaves_is_billed_for_what_was_used(policy: Path, tmp_path: Path) -> None:
+    policy.write_text(POLICY.replace("tokens_per_second: 4000, output_tokens: 40", "tokens_per_second: 20"))
+    with running_proxy(policy, tmp_path / "data") as proxy:
+        proxy.wait_until_ready()
+        url = f"{proxy.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json={**HELLO, "stream": True}, timeout=30) as response:
+            next(response.iter_lines())
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json=HELLO, timeout=0.5)
+        eventually(lambda: "tierwise_in_flight 0.0" in httpx.get(f"{proxy.url}/metrics").text)
+    total = report(tmp_path / "data")["total"]
+    assert total["requests"] == total["cancelled"] == 2
+    assert total["cost_nanos"] > 0
+    assert total["estimated"] == 2
+
+
+def test_a_killed_proxy_loses_at_most_its_commit_window(policy: Path, tmp_path: Path) -> None:
+    with running_proxy(policy, tmp_path / "data") as proxy:
+        proxy.wait_until_ready()
+        tokens = sum(ask(proxy).json()["usage"]["total_tokens"] for _ in range(20))
+        eventually(lambda: report(tmp_path / "data")["total"]["requests"] == 20)
+        proxy.process.kill()
+        proxy.process.wait()
+    with running_proxy(policy, tmp_path / "data") as proxy:
+        proxy.wait_until_ready()
+        tokens += ask(proxy).json()["usage"]["total_tokens"]
+    total = report(tmp_path / "data")["total"]
+    assert total["requests"] == 21
+    assert total["input_tokens"] + total["output_tokens"] == tokens
+
+
+def test_workers_share_the_store_and_the_books(policy: Path, tmp_path: Path) -> None:
+    with running_proxy(policy, tmp_path / "data", "--workers", "2") as proxy:
+        proxy.wait_until_ready()
+        costs: list[int] = []
+
+        def client() -> None:
+            for _ in range(15):
+                response = ask(proxy)
+                costs.append(round(float(response.headers["x-tierwise-cost-usd"]) * 1e9))
+
+        threads = [threading.Thread(target=client) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(costs) == 60
+    total = report(tmp_path / "data")["total"]
+    assert total["requests"] == 60
+    assert total["cost_nanos"] == sum(costs)
+
+
+def test_without_an_encoder_it_serves_on_lexical_features_and_says_so(policy: Path, tmp_path: Path) -> None:
+    encoder = {"encoder": "no-such-model"}
+    policy.write_text(POLICY + f"classifier: {json.dumps(encoder)}\n")
+    with running_proxy(policy, tmp_path / "data", environ={**os.environ, "HF_HUB_OFFLINE": "1"}) as proxy:
+        proxy.wait_until_ready()
+        state = eventually(
+            lambda: (found := ready(proxy))["classifier_problem"] != "the encoder is warming up" and found
+        )
+        assert state["classifier"] == "lexical"
+        assert "no-such-model" in state["classifier_problem"]
+        response = ask(proxy, model="auto")
+        assert response.status_code == 200
+        assert response.headers["x-tierwise-tier"] == "large"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        (("baseline: large", "baseline: lrage"), 1, "large"),
+        (("version: 1", "version: 1\nredis: ftp://nowhere"), 1, "redis"),
+    ],
+)
+def test_a_bad_start_says_why(policy: Path, tmp_path: Path, change: tuple[str, str], code: int, told: str) -> None:
+    policy.write_text(POLICY.replace(*change))
+    command = [sys.executable, "-m", "router.cli", "serve", str(policy), "--data-dir", str(tmp_path), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_it_does_not_listen_beyond_loopback_unasked(policy: Path) -> None:
+    command = [sys.executable, "-m", "router.cli", "serve", str(policy), "--host", "0.0.0.0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ)
+    assert ended.returncode == 2
+    assert "--open" in ended.stderr
