@@ -12,7 +12,7 @@ from math import ceil, log
 
 SMALLEST_MS = 0.01
 GROWTH = 1.02
-BUCKETS = 1163
+BUCKETS = 1164
 _LOG_GROWTH = log(GROWTH)
 
 

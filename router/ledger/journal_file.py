@@ -207,9 +207,8 @@ class JournalFile:
         """
         rows = self._db.execute(
             "SELECT seq, seq <= :applied, CAST(at / 3600 AS INTEGER) FROM sums "
-            "WHERE (seq <= :applied AND at < :settled) OR (seq > (SELECT CAST(value AS INTEGER) FROM facts WHERE name = 'sent') AND at < :fresh) "
-            "ORDER BY seq LIMIT 5000",
-            {"applied": applied, "settled": now - 3600, "fresh": now - 60},
+            "WHERE (seq <= :applied AND at < :settled) OR (seq > :sent AND at < :fresh) ORDER BY seq LIMIT 5000",
+            {"applied": applied, "settled": now - 3600, "sent": self._sent(), "fresh": now - 60},
         ).fetchall()
         gone = 0
         for _, group in groupby(rows, key=lambda row: row[1:]):
@@ -220,6 +219,9 @@ class JournalFile:
         with self._transaction():
             self._db.execute("DELETE FROM holds WHERE seq <= ?", (applied,))
         return gone
+
+    def _sent(self) -> int:
+        return int(self._db.execute("SELECT value FROM facts WHERE name = 'sent'").fetchone()[0])
 
     def _fold(self, lowest: int, last: int) -> None:
         span = (lowest, last)

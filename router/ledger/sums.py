@@ -35,7 +35,7 @@ LATENCIES = ("ttft", "total", "classify", "overhead")
 SPEND_FIELD = "=spend"
 """A vector per hour: for each quarter of it, the dollars and nano-dollars spent."""
 SAVING_FIELD = "=saving"
-"""A vector per hour: bootstrap replicates of the saving, then of the baseline, in nano-dollars."""
+"""A vector per hour: bootstrap replicates of the saving, then of the baseline, in millionths of a dollar."""
 REPLICATES = 200
 GPU_FIELD = "=gpu"
 """A bitmap per hour, backend and rate: the seconds during which its GPUs were held by some proxy."""
@@ -287,5 +287,5 @@ def _replicates(pairs: Sequence[tuple[int, int]]) -> list[int]:
     import numpy as np
 
     times = np.random.default_rng().poisson(1.0, (REPLICATES, len(pairs)))
-    resampled: list[list[int]] = (times @ np.array(pairs, dtype=np.int64)).T.tolist()
-    return [nanos for replicates in resampled for nanos in replicates]
+    micros = (times @ (np.array(pairs, dtype=np.float64) / 1_000)).T
+    return [round(number) for number in micros.flat]

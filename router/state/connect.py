@@ -30,7 +30,7 @@ def open_client(url: str) -> Client:
     if parts.scheme in ("redis+cluster", "rediss+cluster"):
         nodes = [ClusterNode(node.host, node.port) for node in _nodes(parts, 6379)]
         return aio.RedisCluster(
-            startup_nodes=nodes, ssl=secure, cluster_error_retry_attempts=2,
+            startup_nodes=nodes, ssl=secure, retry=Retry(NoBackoff(), 2),
             socket_connect_timeout=_CONNECT_SECONDS, **_login(parts),
         )  # fmt: skip
     if parts.scheme in ("redis+sentinel", "rediss+sentinel"):

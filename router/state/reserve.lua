@@ -1,13 +1,14 @@
 #!lua
--- Reserves the worst case of one request from all its budgets, or from none.
--- KEYS: a budget and its holds for each claim. ARGV: reservation, seconds until an unsettled hold expires, seconds that
--- budgets are kept, then for each claim: limits in nano-dollars, tokens, requests (-1 where there is none), and the amounts.
+-- Reserves for each of some requests its worst case from all its budgets, or from none.
+-- KEYS: a budget and its holds for each claim. ARGV: seconds that budgets are kept, then for each request: its id, seconds
+-- until its hold expires unsettled, number of claims, and for each claim the limits in nano-dollars, tokens and requests
+-- (-1 where there is none), and the amounts.
 -- Returns one number for each claim: 0 it fits; 1 it does not fit beside what is spent; 2 nor beside what others hold.
+-- A request whose numbers are all 0 has its reservation.
 -- A budget is a hash: `spent` (a vector of dollars, nano-dollars, tokens, requests; see router/ledger/sums.py) and what is
 -- held. Its holds are a sorted set of `reservation:nanos:tokens:requests` by the time when they expire.
 
-local id, patience, kept = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local claims = #KEYS / 2
+local kept = ARGV[1]
 local now = tonumber(redis.call('TIME')[1])
 
 local function hold(budget, sign, nanos, tokens, requests)
@@ -39,20 +40,31 @@ local function verdict(budget, at)
   return result
 end
 
-local verdicts, fits = {}, true
-for claim = 1, claims do
-  expire(KEYS[2 * claim - 1], KEYS[2 * claim])
-  verdicts[claim] = verdict(KEYS[2 * claim - 1], 6 * claim - 3)
-  fits = fits and verdicts[claim] == 0
+local function take(id, patience, claims, key, at)
+  local verdicts, fits = {}, true
+  for claim = 0, claims - 1 do
+    local budget, holds = KEYS[key + 2 * claim], KEYS[key + 2 * claim + 1]
+    expire(budget, holds)
+    verdicts[claim + 1] = verdict(budget, at + 6 * claim)
+    fits = fits and verdicts[claim + 1] == 0
+  end
+  for claim = 0, fits and claims - 1 or -1 do
+    local budget, holds, from = KEYS[key + 2 * claim], KEYS[key + 2 * claim + 1], at + 6 * claim + 3
+    local nanos, tokens, requests = ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
+    hold(budget, '', nanos, tokens, requests)
+    redis.call('ZADD', holds, now + patience, table.concat({id, nanos, tokens, requests}, ':'))
+    redis.call('EXPIRE', budget, kept)
+    redis.call('EXPIRE', holds, kept)
+  end
+  return verdicts
 end
-if not fits then return verdicts end
 
-for claim = 1, claims do
-  local budget, holds, at = KEYS[2 * claim - 1], KEYS[2 * claim], 6 * claim
-  local nanos, tokens, requests = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  hold(budget, '', nanos, tokens, requests)
-  redis.call('ZADD', holds, now + patience, table.concat({id, nanos, tokens, requests}, ':'))
-  redis.call('EXPIRE', budget, kept)
-  redis.call('EXPIRE', holds, kept)
+local verdicts, key, at = {}, 1, 2
+while at <= #ARGV do
+  local claims = tonumber(ARGV[at + 2])
+  for _, verdict in ipairs(take(ARGV[at], tonumber(ARGV[at + 1]), claims, key, at + 2)) do
+    verdicts[#verdicts + 1] = verdict
+  end
+  key, at = key + 2 * claims, at + 3 + 6 * claims
 end
 return verdicts

@@ -8,20 +8,20 @@ may touch them all on a Redis Cluster.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from importlib.resources import files
+from itertools import islice
 from time import monotonic, time
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import orjson
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from policies.money import NANOS_PER_USD, usd
 from policies.values import Session
@@ -29,6 +29,8 @@ from router.ledger.budgets import Claim, Grant
 from router.ledger.journal_file import Batch
 from router.ledger.sums import BUDGET_FIELD, SPEND_FIELD, hour_of, unpack_vector
 from router.state.connect import open_client, without_password
+from router.state.script import Script
+from router.state.turnstile import Turnstile
 from router.state.values import Snapshot, Store, StoreAway
 
 __all__ = ["DATA_PATH_SECONDS", "RedisStore", "Store", "StoreAway"]
@@ -47,6 +49,13 @@ _PRESENCE_SECONDS = 60
 _HELD_RETRY_SECONDS = 1.0
 _AWAY_RETRY_SECONDS = 5.0
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    request_id: str
+    claims: Sequence[Claim]
+    patience: timedelta
 
 
 class RedisStore:
@@ -77,6 +86,7 @@ class RedisStore:
         self._rests: dict[str, float] = {}
         self._new_rests: dict[str, float] = {}
         self._ship_script = Script(self._client, "ship.lua")
+        self._reservations = Turnstile(self._reserve)
         self._reserve_script = Script(self._client, "reserve.lua")
         self._revive = revive
         self._problem = "not connected yet"
@@ -156,7 +166,7 @@ class RedisStore:
         try:
             if self._problem:
                 raise StoreAway(self._problem)
-            verdicts = await self._ask(self._reserve(request_id, claims, patience), DATA_PATH_SECONDS)
+            verdicts = await self._ask(self._reservations.join(_Asked(request_id, claims, patience)), DATA_PATH_SECONDS)
         except StoreAway:
             closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")
             return Grant(tuple(claims), exceeded=closed, retry_after=_AWAY_RETRY_SECONDS if closed else 0.0)
@@ -169,14 +179,18 @@ class RedisStore:
         waits = (c.account.until.timestamp() - time() if verdict == 1 else _HELD_RETRY_SECONDS for c, verdict in over)
         return Grant(tuple(claims), exceeded=tuple(c.account.name for c, _ in over), retry_after=max(0.0, *waits, 0.0))
 
-    async def _reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> list[int]:
+    async def _reserve(self, asked: Sequence[_Asked]) -> list[list[int]]:
         keys: list[str] = []
-        arguments: list[Any] = [request_id, int(patience.total_seconds()), self._retention]
-        for claim in claims:
-            keys += self._account(claim.account.field)
-            arguments += (-1 if limit is None else limit for limit in claim.limits)
-            arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
-        return [int(verdict) for verdict in await self._reserve_script.run(keys, arguments)]
+        arguments: list[Any] = [self._retention]
+        for one in asked:
+            arguments += (one.request_id, int(one.patience.total_seconds()), len(one.claims))
+            for claim in one.claims:
+                keys += self._account(claim.account.field)
+                arguments += (-1 if limit is None else limit for limit in claim.limits)
+                arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
+        async with asyncio.timeout(DATA_PATH_SECONDS):
+            verdicts = iter(await self._reserve_script.run(keys, arguments))
+        return [[int(verdict) for verdict in islice(verdicts, len(one.claims))] for one in asked]
 
     def exchange_weights(self, weights: Mapping[str, int]) -> Mapping[str, int]:
         """Say with the next `tick` what this proxy has in flight on each GPU backend; what others had at the last."""
@@ -308,19 +322,3 @@ class RedisStore:
         """The keys of a budget's account: what is spent and held, and who holds it."""
         key = self._key("budget", name.removeprefix(BUDGET_FIELD + "\x1f"))
         return key, f"{key}\x1fholds"
-
-
-class Script:
-    """A Lua script beside this module, called by its hash and sent whole only where it is not known."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self._client = client
-        self._text = files(__package__).joinpath(name).read_text("utf-8")
-        self._hash = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
-
-    async def run(self, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """The script's answer. Raises what redis-py raises."""
-        try:
-            return await self._client.evalsha(self._hash, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return await self._client.eval(self._text, len(keys), *keys, *arguments)

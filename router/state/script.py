@@ -1,0 +1,26 @@
+"""Lua scripts, which the store runs whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+
+class Script:
+    """A Lua script beside this module, called by its hash and sent whole only where it is not known."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self._text = files(__package__).joinpath(name).read_text("utf-8")
+        self._hash = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """The script's answer. Raises what redis-py raises."""
+        try:
+            return await self._client.evalsha(self._hash, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await self._client.eval(self._text, len(keys), *keys, *arguments)

@@ -1,0 +1,273 @@
+"""One contract, kept by every store: the embedded Valkey, a Valkey, a Redis 7, and a Redis Cluster of three."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.schema import Budget
+from policies.values import Session, Usage
+from router.ledger.budgets import Amount, Claim, Grant, account, charges
+from router.ledger.journal_file import Batch, JournalFile, Line
+from router.ledger.sums import Tally, merge_all, merge_packed, pack_entries, pack_vector, unpack_vector
+from router.state.embedded import EmbeddedStore
+from router.state.store import RedisStore
+from tests.contracts.stores_servers import SERVERS, redis_server, running, running_cluster, valkey_server
+from tests.router.ledger.entries import NOON, entry
+
+HOUR = int(NOON) // 3600
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tw")))
+        if request.param == "embedded":
+            embedded = EmbeddedStore(folder)
+            stack.callback(embedded.stop)
+            yield embedded.start()
+        elif request.param == "cluster":
+            yield stack.enter_context(running_cluster(folder))
+        else:
+            binary = redis_server() if request.param == "redis" else valkey_server()
+            yield stack.enter_context(running(binary, folder)).url
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[RedisStore]:
+    store = RedisStore(url, prefix=uuid4().hex)
+    assert await store.connect()
+    yield store
+    await store.aclose()
+
+
+def batch(first: int, last: int, *ids: str, journal: str = "j", **amounts: int) -> Batch:
+    sums = pack_entries([entry(id, **amounts) for id in ids])  # type: ignore[arg-type]
+    return Batch(journal, first, last, tuple((hour, name, packed) for (hour, name), packed in sums.items()))
+
+
+async def requests(store: RedisStore) -> int:
+    snapshot = await store.rollups(HOUR - 1, HOUR + 2)
+    return sum(Tally.unpack(packed).counts["requests"] for _, name, packed in snapshot.sums if name[0] != "=")
+
+
+async def test_a_batch_is_applied_whole_and_once(store: RedisStore) -> None:
+    assert await store.ship(batch(1, 1, "a", "b")) == 1
+    assert await store.ship(batch(1, 1, "a", "b")) == 1
+    assert await requests(store) == 2
+
+
+async def test_a_batch_that_overlaps_or_leaves_a_gap_changes_nothing_and_says_where_to_go_on(store: RedisStore) -> None:
+    assert await store.ship(batch(1, 3, "a")) == 3
+    assert await store.ship(batch(2, 4, "b")) == 3
+    assert await store.ship(batch(5, 6, "b")) == 3
+    assert await requests(store) == 1
+    assert await store.ship(batch(4, 4, "b")) == 4
+    assert await requests(store) == 2
+    assert await store.applied("j") == 4
+
+
+async def test_journals_do_not_get_in_each_others_way(store: RedisStore) -> None:
+    await store.ship(batch(1, 1, "a", journal="one"))
+    await store.ship(batch(1, 1, "b", journal="two"))
+    assert await requests(store) == 2
+    assert (await store.rollups(HOUR, HOUR + 1)).applied == {"one": 1, "two": 1}
+
+
+async def test_the_store_merges_as_we_do_to_the_last_nano_dollar(store: RedisStore) -> None:
+    parts = [batch(i, i, f"r{i}", cost=9_007_199_254_740_993 - i, total_ms=3.0**i) for i in range(1, 20)]
+    for part in parts:
+        await store.ship(part)
+    snapshot = await store.rollups(HOUR, HOUR + 1)
+    ours = merge_all(line for part in parts for line in part.sums)
+    assert _read(merge_all(snapshot.sums)) == _read(ours)
+    total = sum(Tally.unpack(packed).money["cost"] for (_, name), packed in ours.items() if name[0] != "=")
+    assert total == sum(9_007_199_254_740_993 - i for i in range(1, 20))
+
+
+def _read(sums: dict[tuple[int, str], bytes]) -> dict[tuple[int, str], object]:
+    """Sums as what they mean: how they are split into dollars and the rest may differ."""
+    return {
+        (hour, name): unpack_vector(packed) if name[0] == "=" else Tally.unpack(packed)
+        for (hour, name), packed in sums.items()
+    }
+
+
+async def test_damaged_sums_are_refused_whole(store: RedisStore) -> None:
+    from router.state.values import StoreAway
+
+    await store.ship(batch(1, 1, "a"))
+    good = batch(2, 2, "b").sums
+    cell = next(name for _, name, _ in good if name[0] != "=")
+    with pytest.raises(StoreAway, match="different kinds"):
+        await store.ship(Batch("j", 2, 2, (*good, (HOUR, cell, pack_vector([1])))))
+    assert await requests(store) == 1
+    assert await store.ship(batch(2, 2, "b")) == 2
+
+
+async def test_recent_entries_are_the_newest(store: RedisStore) -> None:
+    sums = batch(1, 1, "a").sums
+    await store.ship(Batch("j", 1, 1, sums, recent=(b"first", b"second")))
+    await store.ship(Batch("j", 1, 1, sums, recent=(b"first", b"second")))
+    assert await store.recent() == [b"second", b"first"]
+    assert await store.recent(1) == [b"second"]
+
+
+async def test_a_session_is_found_by_another_proxy(url: str, store: RedisStore) -> None:
+    session = Session("large", "gpt", 0.75, 2)
+    store.remember("talk", session, timedelta(hours=1))
+    assert await store.session("talk") == session
+    await store.tick()
+    other = RedisStore(url, prefix=store._tag.strip("{}"))
+    assert await other.session("talk", turns=1) is None, "not asked before the first tick, nor for a new conversation"
+    await other.connect()
+    assert await other.session("talk", turns=2) == session
+    assert await other.session("unknown", turns=5) is None
+    await other.aclose()
+
+
+async def test_spend_since_midnight_is_what_was_shipped(store: RedisStore) -> None:
+    now = datetime.now(UTC).timestamp()
+    sums = pack_entries([entry("a", at=now, cost=2_500_000_000), entry("b", at=now - 86_400 * 2, cost=7)])
+    await store.ship(Batch("j", 1, 1, tuple((hour, name, packed) for (hour, name), packed in sums.items())))
+    assert await store.spent_today() == 0
+    await store.tick()
+    assert await store.spent_today() == Decimal("2.5")
+
+
+async def test_proxies_tell_each_other_of_gpu_work_and_of_resting_backends(url: str, store: RedisStore) -> None:
+    other = RedisStore(url, prefix=store._tag.strip("{}"))
+    store.exchange_weights({"gpu-1": 700})
+    store.rest("flaky", 30)
+    await store.tick()
+    await other.tick()
+    assert other.exchange_weights({}) == {"gpu-1": 700}
+    assert store.exchange_weights({}) == {}
+    assert set(other.rests()) == {"flaky"}
+    await other.aclose()
+
+
+# budgets
+
+
+def claim(limit_usd: str | None = "1", *, nanos: int = 10**8, subject: str = "", **settings: object) -> Claim:
+    budget = Budget.model_validate({"name": "b", "per": "month", "usd": limit_usd} | settings)
+    return Claim(budget, account(budget, subject, datetime.now(UTC)), Amount(nanos, 100))
+
+
+def settle(grant: Grant, id: str, cost: int, seq: int) -> Batch:
+    """What a journal ships for an entry that was granted."""
+    made = entry(id, at=datetime.now(UTC).timestamp(), cost=cost, usage=Usage(60, output_tokens=20))
+    sums = merge_packed(pack_entries([made]), charges(grant, made))
+    return Batch("j", seq, seq, tuple((hour, name, packed) for (hour, name), packed in sums.items()), grant.holds)
+
+
+async def test_concurrent_clients_never_spend_above_a_budget(store: RedisStore) -> None:
+    await store.reserve("warm", [claim(name="other")], timedelta(minutes=1))
+    asked = [store.reserve(f"r{i}", [claim()], timedelta(minutes=1)) for i in range(64)]
+    grants = await asyncio.gather(*asked)
+    granted = [grant for grant in grants if not grant.exceeded]
+    assert len(granted) == 10
+    assert all(grant.holds for grant in granted)
+    assert {grant.exceeded for grant in grants if grant.exceeded} == {("b",)}
+    assert all(0 < grant.retry_after <= 1 for grant in grants if grant.exceeded), "others hold it, for a moment"
+
+
+async def test_what_is_not_used_is_given_back_once_and_what_is_spent_stays(store: RedisStore) -> None:
+    first = await store.reserve("r1", [claim(nanos=10**9)], timedelta(minutes=1))
+    assert (await store.reserve("r2", [claim(nanos=1)], timedelta(minutes=1))).exceeded == ("b",)
+    settlement = settle(first, "r1", 4 * 10**8, 1)
+    assert await store.ship(settlement) == 1
+    assert await store.ship(settlement) == 1, "a second delivery"
+    second = await store.reserve("r3", [claim(nanos=6 * 10**8)], timedelta(minutes=1))
+    assert not second.exceeded
+    await store.ship(settle(second, "r3", 6 * 10**8, 2))
+    third = await store.reserve("r4", [claim(nanos=1)], timedelta(minutes=1))
+    assert third.exceeded == ("b",)
+    assert third.retry_after == pytest.approx(claim().account.until.timestamp() - datetime.now(UTC).timestamp(), abs=5)
+
+
+async def test_all_claims_are_granted_or_none(store: RedisStore) -> None:
+    wide, narrow = claim("100", name="wide"), claim("0.05", name="narrow", scope="tier", subject="large")
+    refused = await store.reserve("r1", [wide, narrow], timedelta(minutes=1))
+    assert refused.exceeded == ("narrow/large",)
+    assert refused.holds == ()
+    assert not (await store.reserve("r2", [claim("100", name="wide", nanos=100 * 10**9)], timedelta(minutes=1))).exceeded
+
+
+async def test_tokens_and_requests_are_limits_too(store: RedisStore) -> None:
+    per_token, per_request = claim(None, tokens=250, name="t"), claim(None, requests=2, name="r")
+    answers = [await store.reserve(f"r{i}", [per_token, per_request], timedelta(minutes=1)) for i in range(3)]
+    assert [grant.exceeded for grant in answers] == [(), (), ("t", "r")]
+
+
+async def test_a_reservation_that_nobody_settles_expires(store: RedisStore) -> None:
+    assert not (await store.reserve("dead", [claim(nanos=10**9)], timedelta(seconds=1))).exceeded
+    async with asyncio.timeout(5):
+        while (await store.reserve("r2", [claim(nanos=10**9)], timedelta(minutes=1))).exceeded:
+            await asyncio.sleep(0.1)
+
+
+# any order of events
+
+
+events = st.lists(st.tuples(st.integers(0, 1), st.sampled_from(["write", "ship", "lose the answer", "repeat", "wipe"])))
+
+
+@settings(max_examples=15, deadline=None)
+@given(events)
+def test_any_interleaving_of_writes_losses_repeats_and_wipes_conserves_every_counter(
+    url: str, events: list[tuple[int, str]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_play(url, Path(folder), [*events, (0, "ship"), (1, "ship")]))
+
+
+async def _play(url: str, folder: Path, events: list[tuple[int, str]]) -> None:
+    store = RedisStore(url, prefix=uuid4().hex)
+    files = [JournalFile(folder / f"{i}.sqlite") for i in range(2)]
+    believed = [0, 0]
+    shipped: list[Batch] = []
+    written = 0
+    wiped = False
+    for who, event in [*events, (0, "ship"), (1, "ship")]:
+        file = files[who]
+        if event == "write":
+            written += 1
+            file.write([Line(entry(f"r{written}", cost=written))], NOON)
+        elif event == "repeat" and shipped:
+            await store.ship(shipped[written % len(shipped)]) if not wiped else None
+        elif event == "wipe":
+            for key in await store._client.keys(f"{store._tag}*"):
+                await store._client.delete(key)
+            wiped = True
+        else:
+            while (found := file.batch_after(believed[who])) or believed[who] != await store.applied(file.journal):
+                if found is None:
+                    believed[who] = await store.applied(file.journal)
+                    continue
+                applied = await store.ship(found)
+                shipped.append(found)
+                believed[who] = applied if event == "ship" else believed[who]
+                if event != "ship":
+                    break
+    snapshot = await store.rollups(HOUR, HOUR + 1)
+    tallies = [Tally.unpack(packed) for _, name, packed in snapshot.sums if name[0] != "="]
+    assert sum(tally.counts["requests"] for tally in tallies) == written
+    assert sum(tally.money["cost"] for tally in tallies) == sum(range(1, written + 1))
+    for file in files:
+        file.close()
+    await store.aclose()
+
+
