@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
@@ -44,6 +45,7 @@ def _litellm() -> Any:
         for name in _OFFLINE:
             os.environ[name] = "True"
         os.environ.setdefault("LITELLM_LOG", "CRITICAL")
+        warnings.filterwarnings("ignore", module="litellm|pydantic")
     import litellm
 
     litellm.telemetry = False
@@ -63,7 +65,8 @@ async def _shut_down() -> None:
     from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
 
     litellm = sys.modules["litellm"]
-    await GLOBAL_LOGGING_WORKER.stop()
+    with contextlib.suppress(RuntimeError):
+        await GLOBAL_LOGGING_WORKER.stop()
     await close_litellm_async_clients()
     litellm.in_memory_llm_clients_cache.flush_cache()
 
@@ -104,6 +107,8 @@ class Hosted:
         extra = {field: value for field, value in body.items() if field not in _FIELDS}
         if extra:
             known["extra_body"] = extra
+        if "tools" in known:
+            known["_skip_mcp_handler"] = True
         ask: Callable[..., Awaitable[Any]] = getattr(litellm, name)
         try:
             answer = await ask(**known, **self._fixed)
@@ -147,7 +152,8 @@ class Hosted:
                 kind = classify(status, code if isinstance(code, str) else None, message)
             case _:
                 kind = "malformed"
-        headers = getattr(getattr(error, "response", None), "headers", None) or {}
+        response = getattr(error, "response", None)
+        headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
         wait = retry_after({str(key).lower(): str(value) for key, value in headers.items()}, time.time())
         return UpstreamError(
             kind, message, status=status, code=code if isinstance(code, str) else None, retry_after=wait

@@ -81,6 +81,7 @@ class Upstream:
         self._hung_up: dict[asyncio.StreamWriter, asyncio.Event] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self._busy = asyncio.Event()
         self.url = ""
 
     async def __aenter__(self) -> Upstream:
@@ -99,6 +100,10 @@ class Upstream:
     async def idle(self) -> None:
         """Return when no request is being answered."""
         await self._idle.wait()
+
+    async def busy(self) -> None:
+        """Return when a request is being answered."""
+        await self._busy.wait()
 
     async def hung_up(self, writer: asyncio.StreamWriter) -> None:
         """Return when the caller has closed its end."""
@@ -134,6 +139,7 @@ class Upstream:
         peer = Peer(self, writer, self.requests[-1], len(self.requests))
         self.serving += 1
         self._idle.clear()
+        self._busy.set()
         answering = asyncio.ensure_future(self.behaviour(peer))
         listening = asyncio.ensure_future(self._listen(reader, gone))
         try:
@@ -146,6 +152,7 @@ class Upstream:
             self.serving -= 1
             if not self.serving:
                 self._idle.set()
+                self._busy.clear()
             for task in (answering, listening):
                 task.cancel()
             results = await asyncio.gather(answering, listening, return_exceptions=True)
