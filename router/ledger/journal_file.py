@@ -241,12 +241,13 @@ class JournalFile:
         """
         gone = self._delete("number IN (SELECT number FROM entries WHERE at < ? LIMIT 10000)", since)
         while self._used_bytes() > most_bytes:
-            deleted = self._delete("number IN (SELECT number FROM entries ORDER BY number LIMIT ?)", 1000)
+            deleted = self._delete("number IN (SELECT number FROM entries ORDER BY number LIMIT ?)", 200)
             if not deleted:
                 break
             gone += deleted
         if gone:
-            self._db.execute("PRAGMA incremental_vacuum(10000)").fetchall()
+            self._db.executescript("PRAGMA incremental_vacuum")
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return gone
 
     def _delete(self, condition: str, parameter: float) -> int:

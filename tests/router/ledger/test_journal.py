@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.ledger import codec
+from router.ledger.journal import Journal
+from router.ledger.journal_file import JournalFile, Line
+from router.ledger.sums import Tally, held, merge_all, pack_entries, seconds_held
+from tests.router.ledger.entries import NOON, entry
+
+HOUR = int(NOON) // 3600
+
+
+def sums(file: JournalFile, after: int = 0) -> Tally:
+    total = Tally()
+    for (_, name), packed in merge_all(file.packed(HOUR, HOUR + 1, after)).items():
+        if name[0] != "=":
+            total.merge(Tally.unpack(packed))
+    return total
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+def test_entries_are_committed_with_their_sums(path: Path) -> None:
+    journal = Journal(path)
+    journal.start()
+    for i in range(100):
+        journal.append(Line(entry(f"r{i}", cost=i)))
+    assert journal.flush()
+    file = JournalFile(path, create=False)
+    assert sums(file).counts["requests"] == 100
+    assert sums(file).money["cost"] == sum(range(100))
+    assert [codec.decode(body).id for body in file.bodies(0, NOON + 1)] == [f"r{i}" for i in range(100)]
+    file.close()
+    assert journal.close()
+
+
+def test_content_stays_out_unless_it_is_asked_for(tmp_path: Path) -> None:
+    for keep, expected in ((False, ""), (True, "secret words")):
+        journal = Journal(tmp_path / f"{keep}.sqlite", keep_content=keep)
+        journal.start()
+        journal.append(Line(entry()))
+        assert journal.close()
+        file = JournalFile(journal.path, create=False)
+        (body,) = file.bodies(0, NOON + 1)
+        assert codec.decode(body).features.text == expected
+        assert keep == (b"secret" in journal.path.read_bytes())
+        file.close()
+
+
+def test_only_the_owner_may_read_it(path: Path) -> None:
+    JournalFile(path).close()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_an_entry_counts_once_however_often_it_is_written(path: Path) -> None:
+    file = JournalFile(path)
+    file.write([Line(entry("a")), Line(entry("a"))], NOON)
+    file.write([Line(entry("a")), Line(entry("b"))], NOON)
+    assert sums(file).counts["requests"] == 2
+    file.close()
+
+
+def test_workers_share_a_journal_and_its_numbers_have_no_gaps(path: Path) -> None:
+    files = [JournalFile(path) for _ in range(3)]
+    for i in range(30):
+        files[i % 3].write([Line(entry(f"r{i}"))], NOON)
+    batch = files[0].batch_after(0)
+    assert batch is not None
+    assert (batch.first, batch.last) == (1, 30)
+    assert len({file.journal for file in files}) == 1
+    for file in files:
+        file.close()
+
+
+def test_a_journal_that_is_not_there_or_not_one_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no journal at"):
+        JournalFile(tmp_path / "none.sqlite", create=False)
+    (tmp_path / "text").write_text("this is a text, and no database of any kind\n" * 50)
+    with pytest.raises(sqlite3.DatabaseError):
+        JournalFile(tmp_path / "text")
+
+
+def test_folding_keeps_every_sum_and_what_may_be_shipped_in_part(path: Path) -> None:
+    file = JournalFile(path)
+    for i in range(40):
+        file.write([Line(entry(f"r{i}", cost=i))], NOON + i)
+    before = sums(file)
+    assert file.batch_after(25) is not None, "up to 40 is sent now, and may have been applied"
+    for i in range(40, 50):
+        file.write([Line(entry(f"r{i}", cost=i))], NOON + i)
+    before = sums(file)
+    gone = file.fold(applied=20, now=NOON + 3700)
+    assert gone == 19 + 9
+    assert sums(file) == before
+    whole, rest = file.batch_after(0), file.batch_after(20)
+    assert whole is not None
+    assert rest is not None
+    assert (whole.first, whole.last, rest.first, rest.last) == (1, 50, 21, 50)
+    assert file.unshipped(20) == 20 + 1
+    assert file.fold(applied=20, now=NOON + 3700) == 0
+    file.close()
+
+
+def test_what_is_fresh_is_not_folded(path: Path) -> None:
+    file = JournalFile(path)
+    for i in range(10):
+        file.write([Line(entry(f"r{i}"))], NOON)
+    assert file.fold(applied=10, now=NOON + 30) == 0
+    file.close()
+
+
+def test_a_store_set_back_into_folded_sums_gets_its_entries_counted_again(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = JournalFile(path)
+    for i in range(20):
+        file.write([Line(entry(f"r{i}", cost=i))], NOON)
+    file.fold(applied=20, now=NOON + 7200)
+    batch = file.batch_after(7)
+    assert batch is not None
+    assert (batch.first, batch.last) == (8, 20)
+    expected = pack_entries([entry(f"r{i}", cost=i) for i in range(7, 20)])
+    cells = {name: packed for _, name, packed in batch.sums if name[0] != "="}
+    assert cells == {name: packed for (_, name), packed in expected.items() if name[0] != "="}
+    assert "went back to commit 7" in caplog.text
+    file.close()
+
+
+def test_old_entries_leave_and_their_sums_stay(path: Path) -> None:
+    file = JournalFile(path)
+    file.write([Line(entry("old", at=NOON)), Line(entry("new", at=NOON + 60))], NOON)
+    before = sums(file)
+    assert file.retain(NOON + 30, 2**40) == 1
+    assert [codec.decode(body).id for body in file.bodies(0, NOON + 3600)] == ["new"]
+    assert sums(file) == before
+    file.close()
+
+
+def test_a_journal_that_is_too_big_lets_its_oldest_entries_go(path: Path) -> None:
+    file = JournalFile(path)
+    bulky = replace(entry().features, last_text="x" * 2_000)
+    file.write([Line(entry(f"r{i}", features=bulky)) for i in range(3_000)], NOON)
+    before = sums(file)
+    assert file.retain(0, 4_000_000) >= 1_000
+    kept = [codec.decode(body).id for body in file.bodies(0, NOON + 1)]
+    assert kept
+    assert kept[-1] == "r2999"
+    assert sums(file) == before
+    assert path.stat().st_size < 8_000_000
+    file.close()
+
+
+def test_sums_without_entries_are_kept(path: Path) -> None:
+    journal = Journal(path)
+    journal.start()
+    journal.add(held("gpu-1", 10**9, NOON, NOON + 9))
+    journal.add(held("gpu-1", 10**9, NOON + 5, NOON + 19))
+    assert journal.close()
+    file = JournalFile(path, create=False)
+    merged = merge_all(file.packed(HOUR, HOUR + 1))
+    assert [seconds_held(packed) for packed in merged.values()] == [20]
+    file.close()
+
+
+class FullDisk(JournalFile):
+    """A journal whose disk has room for so many pages and no more, until it is given more."""
+
+    pages = 40
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        super().__init__(path, create=create)
+        self.write_pages()
+
+    def write_pages(self) -> None:
+        self._db.execute(f"PRAGMA max_page_count={self.pages}")
+
+    def write(self, *args: object, **settings: object) -> None:
+        self.write_pages()
+        super().write(*args, **settings)  # type: ignore[arg-type]
+
+
+def test_a_full_disk_loses_nothing_and_is_said_loudly(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(path, most_held=20, open_file=FullDisk)
+    journal.start()
+    for i in range(200):
+        journal.append(Line(entry(f"r{i}", cost=i)))
+    assert not journal.flush(0.3)
+    assert "full" in journal.problem
+    assert "cannot be written" in caplog.text
+    for i in range(200, 260):
+        journal.append(Line(entry(f"r{i}", cost=i)))
+    monkeypatch.setattr(FullDisk, "pages", 100_000)
+    assert journal.flush(5)
+    assert journal.problem == ""
+    assert "can be written again" in caplog.text
+    assert journal.close()
+    file = JournalFile(path, create=False)
+    assert sums(file).counts["requests"] == 260, "counted, whole or folded"
+    assert sums(file).money["cost"] == sum(range(260))
+    kept = len(list(file.bodies(0, NOON + 1)))
+    assert 20 <= kept < 260, "beyond the bound, entries are kept as sums only"
+    file.close()
+
+
+def test_closing_on_a_full_disk_says_that_something_is_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FullDisk, "pages", 10)
+    journal = Journal(path, open_file=FullDisk)
+    journal.start()
+    for i in range(50):
+        journal.append(Line(entry(f"r{i}")))
+    assert not journal.close()
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from router.ledger.journal import Journal
+from router.ledger.journal_file import Line
+from tests.router.ledger.entries import entry
+
+journal = Journal(Path(sys.argv[1]))
+journal.start()
+for i in range(10**9):
+    journal.append(Line(entry(f"r{i}", cost=i)))
+    if i % 50 == 49:
+        assert journal.flush()
+        print(i + 1, flush=True)
+"""
+
+
+def test_what_was_committed_survives_sigkill(path: Path) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    told = 0
+    for line in writer.stdout:
+        told = int(line)
+        if told >= 400:
+            os.kill(writer.pid, signal.SIGKILL)
+            break
+    writer.wait()
+    told = max([told, *(int(line) for line in writer.stdout.read().split())])
+    writer.stdout.close()
+    file = JournalFile(path)
+    ids = [codec.decode(body).id for body in file.bodies(0, NOON + 1)]
+    assert ids == [f"r{i}" for i in range(len(ids))]
+    assert len(ids) >= told, "everything that was told to be committed is there"
+    assert sums(file).counts["requests"] == len(ids)
+    assert sums(file).money["cost"] == sum(range(len(ids)))
+    file.close()
