@@ -8,12 +8,15 @@ from collections.abc import Callable
 
 from router.errors import UpstreamError
 
+_FEWEST_PLACES = 16
+"""How many may wait at least, however few slots there are."""
+
 _MEMORY = 0.2
 """The weight of the newest call in the running mean of how long a call holds its slot."""
 
 
 class Slots:
-    """``limit`` slots and as many places to wait, first come first served.
+    """``limit`` slots, and places to wait for one, first come first served.
 
     Nobody joins the queue who would, going by how long calls have lately held a slot, wait longer than they can.
     ``clock`` gives seconds.
@@ -21,6 +24,7 @@ class Slots:
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self.limit = limit
+        self.places = max(_FEWEST_PLACES, limit)
         self.in_flight = 0
         self._clock = clock
         self._held_for: float | None = None
@@ -48,7 +52,7 @@ class Slots:
             self.in_flight += 1
             return
         wait = self.expected_wait()
-        if wait > patience or len(self._queue) >= self.limit:
+        if wait > patience or len(self._queue) >= self.places:
             raise self._full(wait)
         loop = asyncio.get_running_loop()
         turn = loop.create_future()

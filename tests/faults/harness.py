@@ -41,7 +41,11 @@ class Result:
 
 
 def policy(*urls: str, **more: Any) -> schema.Policy:
-    """A policy with a tier of one backend for each URL: ``b0``, ``b1``, … at $1 and $2 per million tokens."""
+    """A policy with a tier of one backend for each URL: ``b0``, ``b1``, … at $1 and $2 per million tokens.
+
+    ``backend`` adds to each backend, anything else to the policy.
+    """
+    special = more.pop("backend", {})
     tiers = {
         f"t{at}": {
             "backends": [
@@ -52,7 +56,7 @@ def policy(*urls: str, **more: Any) -> schema.Policy:
                     "base_url": url,
                     "api_key": "sk-upstream-key-of-ours",
                     "cost": {"input_usd_per_mtok": Decimal(1), "output_usd_per_mtok": Decimal(2)},
-                    **more.pop("backend", {}),
+                    **special,
                 }
             ]
         }

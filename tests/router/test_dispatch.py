@@ -1,0 +1,398 @@
+"""Dispatch at its limits: who waits, who is let in, what it costs, and what is told when nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+
+from policies import money, schema
+from policies.values import Attempt
+from router.backends import open_backends
+from router.dispatch import Answer, Dispatcher
+from router.errors import Exhausted, to_openai
+from tests.faults.harness import decision, order, policy
+from tests.faults.speech import DONE, ROLE, SAID, STOP, answer, say, usage, well
+from tests.faults.upstream import Behaviour, Peer, Upstream
+
+pytestmark = pytest.mark.anyio
+
+
+class House:
+    """A dispatcher over upstreams that behave as told, one to a tier. ``trail`` is that of the latest request."""
+
+    def __init__(self, settled: schema.Policy, upstreams: list[Upstream]) -> None:
+        self.policy, self.upstreams = settled, upstreams
+        self.backends = open_backends(settled)
+        self.rests: list[tuple[str, float]] = []
+        self.dispatcher = Dispatcher(self.backends, settled, on_rest=lambda *rest: self.rests.append(rest))
+        self.trail: list[Attempt] = []
+
+    async def ask(self, stream: bool = False, **body: Any) -> Answer:
+        self.trail = []
+        return await self.dispatcher.run(order(stream, **body), decision(len(self.upstreams)), self.trail)
+
+    async def text(self, stream: bool = False, **body: Any) -> bytes:
+        found = await self.ask(stream, **body)
+        try:
+            return b"".join([part async for part in found.body])
+        finally:
+            await found.aclose()
+
+
+@asynccontextmanager
+async def house(*behaviours: Behaviour, **more: Any) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(Upstream(behave)) for behave in behaviours]
+        built = House(policy(*(upstream.url for upstream in upstreams), **more), upstreams)
+        yield built
+        assert not any(built.dispatcher.in_flight().values())
+        for backend in built.backends.values():
+            await backend.aclose()
+
+
+async def silent(peer: Peer) -> None:
+    await peer.silence()
+
+
+async def broken(peer: Peer) -> None:
+    await peer.whole(500, {"error": {"message": "no"}})
+
+
+class Gate:
+    """A backend that answers when it is let to, and remembers how many it had at once."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.most = 0
+        self.order: list[str] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        self.most = max(self.most, peer.upstream.serving)
+        self.order.append(str(peer.body.get("user")))
+        await self.open.wait()
+        await well(peer)
+
+
+async def until_waiting(dispatcher: Dispatcher, backend: str, count: int) -> None:
+    """Return when this many calls are under way or waiting at a backend."""
+    async with asyncio.timeout(2):
+        while dispatcher.in_flight()[backend] < count:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("wants_usage", [True, False])
+async def test_events_pass_as_they_came(wants_usage: bool) -> None:
+    strange = b'id: 7\nevent: x\ndata:   {"choices" : [{"index":0, "delta":{"content":"\\u00fc"}}], "x-more":1.50}\n\n'
+    async with house(lambda peer: say(peer, b": hi\n\n", ROLE, strange, *SAID, STOP, usage(), DONE)) as built:
+        found = await built.dispatcher.run(order(True, wants_usage), decision(1))
+        data = b"".join([part async for part in found.body])
+    before, _, after = data.partition(usage()[:-30])
+    assert before.startswith(b"".join((b": hi\n\n", ROLE, strange, *SAID, STOP)))
+    if not wants_usage:
+        assert data == b"".join((b": hi\n\n", ROLE, strange, *SAID, STOP, DONE))
+    else:
+        assert after.endswith(DONE)
+        priced = orjson.loads(data.split(b"data: ")[-2])
+        assert priced == {**orjson.loads(usage()[6:]), "usage": {**orjson.loads(usage()[6:])["usage"], "cost": 1.6e-5}}
+
+
+async def test_a_whole_body_passes_byte_for_byte() -> None:
+    body = b'{ "choices" : [ {"index":0,"message":{"content":"\\u00fc"}} ],\n "x" : 1.0, "usage":{"prompt_tokens":1} }'
+    async with house(lambda peer: peer.whole(200, body, kind="application/json; charset=utf-8")) as built:
+        found = await built.ask()
+        assert found.whole == body
+        assert found.content_type == "application/json; charset=utf-8"
+        assert (found.step.backend, found.model, found.status) == ("b0", "m", 200)
+
+
+async def test_the_cost_in_a_stream_counts_failed_attempts() -> None:
+    async def cut(peer: Peer) -> None:
+        await peer.head()
+        await peer.piece(ROLE)
+
+    async with house(cut, well) as built:
+        data = await built.text(stream=True)
+    told = orjson.loads(data.split(b"data: ")[-2])["usage"]["cost"]
+    assert [attempt.cost_nanos for attempt in built.trail] == [10_000, 10_000, 16_000]
+    assert told == pytest.approx(3.6e-5)
+
+
+async def test_an_unpriced_backend_costs_an_unknown_amount() -> None:
+    async with house(well, backend={"cost": None}) as built:
+        data = await built.text(stream=True)
+    assert built.trail[0].cost_nanos is None
+    assert orjson.loads(data.split(b"data: ")[-2])["usage"]["cost"] is None
+
+
+async def test_no_more_at_once_than_allowed_and_first_come_first_served() -> None:
+    gate = Gate()
+    async with house(gate, backend={"max_in_flight": 2}, timeouts={"answer": "2s", "first_token": "2s"}) as built:
+        calls = []
+        for number in range(4):
+            calls.append(asyncio.ensure_future(built.text(user=str(number))))
+            await until_waiting(built.dispatcher, "b0", number + 1)
+        gate.open.set()
+        await asyncio.gather(*calls)
+    assert gate.most == 2
+    assert gate.order == ["0", "1", "2", "3"]
+
+
+async def test_full_everywhere_is_a_429_that_says_when_to_come_back() -> None:
+    gate = Gate()
+    async with house(gate, backend={"max_in_flight": 1}, timeouts={"answer": "2s", "first_token": "2s"}) as built:
+        calls = [asyncio.ensure_future(built.text()) for _ in range(17)]
+        await until_waiting(built.dispatcher, "b0", 17)
+        with pytest.raises(Exhausted) as caught:
+            await built.text()
+        gate.open.set()
+        await asyncio.gather(*calls)
+    status, headers, _ = to_openai(caught.value)
+    assert (status, headers["retry-after"]) == (429, "1")
+    assert [(attempt.outcome, attempt.error) for attempt in caught.value.attempts] == [("rejected", "full")]
+
+
+async def test_a_queue_that_would_take_too_long_spills_to_the_next_tier() -> None:
+    gate = Gate()
+    async with house(gate, well, backend={"max_in_flight": 1}) as built:
+        built.dispatcher.lanes["b0"].slots.in_flight = 1
+        built.dispatcher.lanes["b0"].slots._held_for = 60.0
+        found = await built.ask()
+        assert found.step.backend == "b1"
+        built.dispatcher.lanes["b0"].slots.in_flight = 0
+    assert [(attempt.backend, attempt.error) for attempt in built.trail] == [("b0", "full"), ("b1", "")]
+
+
+async def test_waiting_in_the_queue_ends_with_the_first_token_timeout() -> None:
+    gate = Gate()
+    timeouts = {"answer": "2s", "first_token": "50ms"}
+    async with house(gate, well, backend={"max_in_flight": 1}, timeouts=timeouts) as built:
+        first = asyncio.ensure_future(built.text())
+        await until_waiting(built.dispatcher, "b0", 1)
+        found = await built.ask()
+        assert found.step.backend == "b1"
+        gate.open.set()
+        await first
+
+
+async def test_a_failing_backend_rests_and_is_not_asked() -> None:
+    settings = {"failures": 2, "rest": "10s"}
+    async with house(broken, well, cooldown=settings, retries={"attempts": 0}) as built:
+        for _ in range(4):
+            await built.text()
+    assert len(built.upstreams[0].requests) == 2
+    assert built.dispatcher.cooling() == {"b0"}
+    assert [name for name, _ in built.rests] == ["b0"]
+    assert built.rests[0][1] == pytest.approx(10, abs=0.1)
+
+
+async def test_recovery_lets_one_probe_out_and_everyone_else_waits_for_it() -> None:
+    gate = Gate()
+    patient = {"answer": "2s", "first_token": "2s"}
+    async with house(gate, timeouts=patient, cooldown={"failures": 1, "rest": "20ms"}) as built:
+        built.dispatcher.rest("b0", 0.0)
+        calls = [asyncio.ensure_future(built.text()) for _ in range(30)]
+        async with asyncio.timeout(2):
+            await built.upstreams[0].busy()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert built.upstreams[0].serving == 1
+        gate.open.set()
+        await asyncio.gather(*calls)
+        assert built.dispatcher.cooling() == frozenset()
+
+
+async def test_a_failed_probe_fails_those_who_wait_without_asking_again() -> None:
+    gone = asyncio.Event()
+
+    async def fail_when_told(peer: Peer) -> None:
+        await gone.wait()
+        await broken(peer)
+
+    patient = {"answer": "2s", "first_token": "2s"}
+    settings = {"failures": 1, "rest": "10s"}
+    async with house(fail_when_told, timeouts=patient, cooldown=settings, retries={"attempts": 0}) as built:
+        built.dispatcher.rest("b0", 0.0)
+        calls = [asyncio.ensure_future(built.text()) for _ in range(10)]
+        async with asyncio.timeout(2):
+            await built.upstreams[0].busy()
+        gone.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert len(built.upstreams[0].requests) == 1
+    told = sorted(to_openai(error)[0] for error in results if isinstance(error, Exhausted))
+    assert told == [502] + [503] * 9
+
+
+async def test_when_all_rest_the_least_bad_is_tried() -> None:
+    async with house(well, well) as built:
+        built.dispatcher.rest("b0", 60)
+        built.dispatcher.rest("b1", 5)
+        found = await built.ask()
+        assert found.step.backend == "b1"
+        assert built.dispatcher.cooling() == {"b0"}
+
+
+async def test_a_cancelled_probe_leaves_its_place() -> None:
+    async with house(silent, cooldown={"failures": 1, "rest": "1ms"}, timeouts={"answer": "2s"}) as built:
+        built.dispatcher.rest("b0", 0.0)
+        call = asyncio.ensure_future(built.text())
+        async with asyncio.timeout(2):
+            await built.upstreams[0].busy()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        built.upstreams[0].behaviour = well
+        assert await built.text()
+
+
+async def test_a_gpu_bill_closes_over_concurrent_requests() -> None:
+    now = [1_000.0]
+    gate = Gate()
+    async with Upstream(gate) as upstream:
+        cost = {"gpu_hour_usd": "3.60", "gpus": 2}
+        settled = policy(upstream.url, backend={"cost": cost}, timeouts={"answer": "2s"})
+        backends = open_backends(settled)
+        dispatcher = Dispatcher(backends, settled, wall=lambda: now[0])
+        trail: list[Attempt] = []
+        now[0] += 5
+        calls = []
+        for number in range(3):
+            calls.append(asyncio.ensure_future(dispatcher.run(order(False), decision(1), trail)))
+            await until_waiting(dispatcher, "b0", number + 1)
+            now[0] += 1.7
+        gate.open.set()
+        await asyncio.gather(*calls)
+        clock = dispatcher.lanes["b0"].gpu
+        for backend in backends.values():
+            await backend.aclose()
+    assert clock is not None
+    shares = [attempt.cost_nanos or 0 for attempt in trail]
+    assert min(shares) > 0
+    assert sum(shares) + clock.idle == clock.billed == 10_100 * money.nanos(Decimal("7.20")) // 3_600_000
+    assert clock.pending == 0
+
+
+async def test_the_deadline_is_over_all_attempts() -> None:
+    slow = {"answer": "100ms", "first_token": "100ms", "deadline": "150ms"}
+    async with house(silent, silent, silent, timeouts=slow) as built:
+        with pytest.raises(Exhausted) as caught:
+            await built.text()
+    attempts = caught.value.attempts
+    assert [attempt.outcome for attempt in attempts] == ["timeout", "timeout"]
+    assert sum(attempt.total_ms for attempt in attempts) < 250
+    assert to_openai(caught.value)[0] == 504
+
+
+async def test_retry_after_is_waited_for() -> None:
+    async def limit_once(peer: Peer) -> None:
+        if peer.number == 1:
+            return await peer.whole(429, {"error": {"message": "slow down"}}, "retry-after-ms: 40")
+        return await well(peer)
+
+    loop = asyncio.get_running_loop()
+    async with house(limit_once, retries={"attempts": 1, "base": "1ms", "cap": "1s"}) as built:
+        begun = loop.time()
+        await built.text()
+        assert loop.time() - begun >= 0.04
+
+
+async def test_the_most_helpful_error_is_told() -> None:
+    async def too_long(peer: Peer) -> None:
+        await peer.whole(400, {"error": {"message": "prompt is too long: 9 tokens > 5 maximum"}})
+
+    async with house(too_long, broken) as built:
+        with pytest.raises(Exhausted) as caught:
+            await built.text()
+    status, _, body = to_openai(caught.value)
+    assert status == 400
+    assert orjson.loads(body)["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_context_error_goes_up_to_more_room_only() -> None:
+    async def too_long(peer: Peer) -> None:
+        await peer.whole(400, {"error": {"code": "context_length_exceeded", "message": "too long"}})
+
+    async with Upstream(too_long) as small, Upstream(well) as same, Upstream(well) as large:
+        settled = policy(small.url, same.url, large.url)
+        windows = {"t0": 1000, "t1": 1000, "t2": 8000}
+        tiers = {
+            name: tier.model_copy(
+                update={"backends": (tier.backends[0].model_copy(update={"context_window": windows[name]}),)}
+            )
+            for name, tier in settled.tiers.items()
+        }
+        settled = settled.model_copy(update={"tiers": tiers})
+        backends = open_backends(settled)
+        found = await Dispatcher(backends, settled).run(order(False), decision(3))
+        assert found.step.backend == "b2"
+        assert not same.requests
+        for backend in backends.values():
+            await backend.aclose()
+
+
+async def test_a_slow_client_is_not_a_stall() -> None:
+    async with house(well, timeouts={"between_tokens": "30ms", "first_token": "1s"}) as built:
+        found = await built.ask(stream=True)
+        parts = []
+        async for part in found.body:
+            parts.append(part)
+            await asyncio.sleep(0.05)
+        await found.aclose()
+    assert parts[-1].endswith(DONE)
+    assert built.trail[0].outcome == "ok"
+
+
+async def test_a_client_that_never_reads_holds_a_backend_no_longer_than_the_total() -> None:
+    async def endless(peer: Peer) -> None:
+        await peer.head()
+        await peer.piece(ROLE + SAID[0])
+        await peer.silence()
+
+    async with house(endless, timeouts={"total": "60ms", "first_token": "50ms"}) as built:
+        found = await built.ask(stream=True)
+        async with asyncio.timeout(1):
+            await built.upstreams[0].idle()
+        assert built.trail[0].outcome == "timeout"
+        assert built.dispatcher.in_flight() == {"b0": 0}
+        data = b"".join([part async for part in found.body])
+        assert SAID[0] in data
+        assert b'"error"' in data
+        await found.aclose()
+
+
+async def test_total_bounds_a_stream_that_never_ends() -> None:
+    async def babble(peer: Peer) -> None:
+        await peer.head()
+        while True:
+            await peer.piece(SAID[0])
+            await asyncio.sleep(0.005)
+
+    async with house(babble, timeouts={"total": "100ms"}) as built:
+        data = await built.text(stream=True)
+    assert b"upstream_timeout" in data
+    assert built.trail[0].outcome == "timeout"
+    assert 90 <= built.trail[0].total_ms < 400
+
+
+async def test_timeouts_of_a_backend_override_the_policys() -> None:
+    quick = {"answer": "30ms"}
+    async with house(silent, backend={"timeouts": quick}, timeouts={"answer": "30s"}, retries={"attempts": 0}) as built:
+        with pytest.raises(Exhausted):
+            await built.text()
+    assert built.trail[0].total_ms < 1000
+    assert built.policy.timeouts.answer == timedelta(seconds=30)
+
+
+async def test_zero_tokens_are_a_measurement() -> None:
+    free = answer(usage={"prompt_tokens": 0, "completion_tokens": 0})
+    async with house(lambda peer: peer.whole(200, free)) as built:
+        await built.text()
+    assert built.trail[0].usage is not None
+    assert built.trail[0].usage.measured
+    assert built.trail[0].cost_nanos == 0
