@@ -213,15 +213,14 @@ class Pipeline:
         request, attempts, answer = exchange.request, tuple(exchange.attempts), exchange.answer
         choice = exchange.choice or self._undecided(request.features)
         last = attempts[-1] if attempts else None
-        served = last if answer is not None else None
-        usage = (served.usage if served else None) or Usage()
+        usage = next((attempt.usage for attempt in reversed(attempts) if attempt.usage is not None), Usage())
         total_ms = exchange.elapsed_ms()
         entry = Entry(
             id=exchange.id,
             at=exchange.at,
             key_id=request.features.key_id,
             requested_model=request.features.model,
-            served_model=served.model if served else "",
+            served_model=last.model if last is not None and answer is not None else "",
             tier=last.tier if last else choice.decision.tier,
             backend=last.backend if last else "",
             status=exchange.status,

@@ -1,8 +1,8 @@
 """The one store, spoken to as Redis: sums, sessions, spend and recent decisions, shared by all proxies.
 
-No request waits for the store longer than `DATA_PATH_SECONDS`, and after one such wait none waits at all until the
-store has answered a background call again. Every key carries a prefix that is also its hash tag, so that one script
-may touch them all on a Redis Cluster.
+No request waits for a session longer than `DATA_PATH_SECONDS`, nor for its budgets longer than `RESERVE_SECONDS`; once
+the store is found away none waits at all until it has answered a background call again. Every key carries a prefix that
+is also its hash tag, so that one script may touch them all on a Redis Cluster.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ __all__ = ["DATA_PATH_SECONDS", "RedisStore", "Store", "StoreAway"]
 
 log = logging.getLogger(__name__)
 
+RESERVE_SECONDS = 1.0
+"""The longest that one request waits for its budgets: an answer that comes late is worth more than an overrun."""
+
 DATA_PATH_SECONDS = 0.05
-"""The longest that one request waits for the store."""
+"""The longest that one request waits for its session."""
 _BACKGROUND_SECONDS = 5.0
 _SESSIONS_KEPT = 20_000
 _SESSION_TRUSTED = 60.0
@@ -121,8 +124,9 @@ class RedisStore:
         if not conversation or turns < 2 or self._problem:
             return None
         try:
-            text = await self._ask(self._client.get(self._key("session", conversation)), DATA_PATH_SECONDS)
-        except StoreAway:
+            async with asyncio.timeout(DATA_PATH_SECONDS):
+                text = await self._ask(self._client.get(self._key("session", conversation)), _BACKGROUND_SECONDS)
+        except (StoreAway, TimeoutError):
             return None
         session = Session(**orjson.loads(text)) if text else None
         self._keep(conversation, session, _SESSION_TRUSTED)
@@ -166,7 +170,7 @@ class RedisStore:
         try:
             if self._problem:
                 raise StoreAway(self._problem)
-            verdicts = await self._ask(self._reservations.join(_Asked(request_id, claims, patience)), DATA_PATH_SECONDS)
+            verdicts = await self._ask(self._reservations.join(_Asked(request_id, claims, patience)), RESERVE_SECONDS)
         except StoreAway:
             closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")
             return Grant(tuple(claims), exceeded=closed, retry_after=_AWAY_RETRY_SECONDS if closed else 0.0)
@@ -188,7 +192,7 @@ class RedisStore:
                 keys += self._account(claim.account.field)
                 arguments += (-1 if limit is None else limit for limit in claim.limits)
                 arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
-        async with asyncio.timeout(DATA_PATH_SECONDS):
+        async with asyncio.timeout(RESERVE_SECONDS):
             verdicts = iter(await self._reserve_script.run(keys, arguments))
         return [[int(verdict) for verdict in islice(verdicts, len(one.claims))] for one in asked]
 
