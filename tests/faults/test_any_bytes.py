@@ -56,7 +56,8 @@ class Script:
 EVENTS = st.sampled_from([
     ROLE, *SAID, STOP, DONE, usage(), usage(usage=None), chunk({"content": "x"}, index=1), b": ping\n\n", b"data:\n\n",
     event({"error": {"message": "no"}}), event({"error": "no"}), event([]), event({"choices": None}),
-    b"data: {\r\n\r\n", event({"choices": [None, 1, {"delta": "x"}]}), b"event: x\n\n", b"\xff\n\n", b"\r\r\r", b"data: [DONE]",
+    b"data: {\r\n\r\n", event({"choices": [None, 1, {"delta": "x"}]}), b"event: x\n\n", b"\xff\n\n", b"\r\r\r",
+    b"data: [DONE]",
     event({"choices": [{"delta": {"content": 7}, "finish_reason": 1}], "usage": {"prompt_tokens": "x"}}),
 ])  # fmt: skip
 CUTS = st.lists(st.integers(1, 300), max_size=6)

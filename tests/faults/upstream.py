@@ -55,7 +55,9 @@ class Peer:
         await self.upstream.hung_up(self.writer)
 
     def reset(self) -> None:
-        """Close with a TCP reset."""
+        """Close with a TCP reset, unless the caller has hung up first."""
+        if self.writer.is_closing():
+            return
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()

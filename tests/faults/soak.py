@@ -1,0 +1,142 @@
+"""Minutes of mixed faults and clients that leave at random: ``python -m tests.faults.soak --seconds 180``.
+
+Ends with nothing in flight, no task, no socket and no memory more than it began with, and attempts that agree with the
+misbehaving backends' own count. Exit code 1 where that is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import random
+import sys
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from policies.values import Attempt
+from router.backends import open_backends
+from router.dispatch import Dispatcher
+from router.errors import Exhausted
+from tests.faults.faults import FAULTS
+from tests.faults.harness import decision, order, policy
+from tests.faults.speech import well
+from tests.faults.upstream import Peer, Upstream
+
+PATIENCE = {"first_token": "500ms", "between_tokens": "500ms", "answer": "500ms", "total": "5s"}
+HEAVY = {"gzip bomb", "an event without end", "endless headers", "huge headers"}
+MILD = [fault for fault in FAULTS if not fault.url and not fault.tls and fault.name not in HEAVY and not fault.body]
+
+
+@dataclass
+class Tally:
+    """What came of all requests. ``unheard`` attempts may have ended before the backend had read them."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    attempts: Counter[str] = field(default_factory=Counter)
+    unheard: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+
+
+async def misbehave(peer: Peer) -> None:
+    """Half the time well, otherwise in a way of chance."""
+    await (well if random.random() < 0.5 else random.choice(MILD).behave)(peer)
+
+
+async def client(dispatcher: Dispatcher, backends: int, number: int, tally: Tally) -> None:
+    """One request, streamed or not, from a client that may leave at any moment."""
+    stream = random.random() < 0.5
+    trail: list[Attempt] = []
+    tally.requests += 1
+
+    async def ask() -> str:
+        answer = await dispatcher.run(order(stream, user=str(number)), decision(backends), trail)
+        try:
+            async for _ in answer.body:
+                pass
+        finally:
+            await answer.aclose()
+        return trail[-1].outcome
+
+    patience = random.expovariate(20) if random.random() < 0.3 else None
+    try:
+        async with asyncio.timeout(patience):
+            outcome = await ask()
+    except TimeoutError:
+        outcome = "left"
+    except Exhausted:
+        outcome = "refused"
+    tally.outcomes[outcome] += 1
+    for attempt in trail:
+        if attempt.phase != "connect":
+            unheard = attempt.outcome == "cancelled" or attempt.error == "reset"
+            (tally.unheard if unheard else tally.attempts)[str(number)] += 1
+
+
+def resident() -> float:
+    """This process's resident memory, in MiB."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def soak(seconds: float, at_once: int = 32) -> tuple[Tally, list[str]]:
+    """Run for so long; what came of it, and everything that is not as it must be."""
+    tally, wrong = Tally(), []
+    tasks = asyncio.all_tasks()
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(Upstream(misbehave)) for _ in range(2)]
+        upstreams.append(await stack.enter_async_context(Upstream(well)))
+        urls = (upstream.url for upstream in upstreams)
+        settled = policy(*urls, backend={"max_in_flight": 16}, cooldown={"rest": "100ms"}, timeouts=PATIENCE)
+        backends = open_backends(settled)
+        dispatcher = Dispatcher(backends, settled)
+        loop = asyncio.get_running_loop()
+        begun, number, warm = loop.time(), 0, 0.0
+
+        async def clients() -> None:
+            nonlocal number, warm
+            while (passed := loop.time() - begun) < seconds:
+                number += 1
+                await client(dispatcher, len(upstreams), number, tally)
+                if not warm and passed > seconds / 3:
+                    warm = resident()
+
+        await asyncio.gather(*(clients() for _ in range(at_once)))
+        grown = resident() - warm
+        for upstream in upstreams:
+            async with asyncio.timeout(1):
+                await upstream.idle()
+        wrong += [f"{count} slots of {name}" for name, count in dispatcher.in_flight().items() if count]
+        wrong += [f"{grown:.1f} MiB more memory"] if grown > 16 else []
+        heard = Counter(body["user"] for upstream in upstreams for body in upstream.requests)
+        for user in heard.keys() | tally.attempts.keys():
+            made, more = tally.attempts[user], tally.unheard[user]
+            if not made <= heard[user] <= made + more:
+                wrong.append(f"request {user}: {made} attempts, or up to {more} more, but upstream heard {heard[user]}")
+        for backend in backends.values():
+            await backend.aclose()
+    await asyncio.sleep(0.05)
+    wrong += [f"task {task.get_coro()}" for task in asyncio.all_tasks() - tasks]
+    return tally, wrong
+
+
+def main() -> int:
+    """Soak and print a summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    random.seed(asked.seed)
+    tally, wrong = asyncio.run(soak(asked.seconds))
+    print(f"{tally.requests} requests in {asked.seconds:.0f} s: {dict(tally.outcomes)}")
+    print(f"{tally.attempts.total()} attempts ended by themselves, {tally.unheard.total()} were cancelled or reset")
+    print("\n".join(wrong[:20]) if wrong else "nothing in flight, no task left, memory flat, upstream's count agrees")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
