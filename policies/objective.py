@@ -126,7 +126,7 @@ def _pace(budget: float, spent: float, now: datetime) -> float:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     passed = (now - midnight).total_seconds() / 86_400
     affordable = (1 - spent / budget) / max(1 - passed, 1 / 1440)
-    return math.inf if affordable <= 0 else float(_rate(0.5) * affordable**-PACE)
+    return math.inf if affordable < 1e-6 else float(_rate(0.5) * affordable**-PACE)
 
 
 def cost_order(option: Option) -> tuple[bool, Decimal, int]:
@@ -211,7 +211,7 @@ def gain_threshold(share: float) -> float:
     """The gain in success that the given share of requests exceeds (all at 1, none at 0)."""
     if share in (0, 1):
         return math.inf if share == 0 else -math.inf
-    return TYPICAL_GAIN.inv_cdf(1 - share)
+    return 2 * TYPICAL_GAIN.mean - TYPICAL_GAIN.inv_cdf(share)
 
 
 def _compared(chosen: Option, baseline: Option) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -9,6 +10,7 @@ import yaml
 from hypothesis import strategies as st
 
 from policies.document import Loaded, load
+from policies.schema import Budget, Objective, Rule, SessionSettings
 from policies.values import CAPABILITIES, DOMAINS, Features, Session, Signals, Success, View
 
 NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
@@ -122,43 +124,43 @@ objectives = (
     | st.integers(1, 50).map(lambda usd: {"usd_per_day": usd})
 )
 
+RULES = [
+    Rule.model_validate(rule)
+    for rule in (
+        {"name": "code", "when": {"domain": "code"}, "prefer": "code"},
+        {"name": "hard", "when": {"complexity": {"at_least": 0.7}}, "tier": "large"},
+        {"name": "no int4", "when": {"domain": "math"}, "exclude": {"precision": "int4"}},
+        {"name": "no small", "when": {"has_code": True}, "exclude": {"tier": "small"}},
+        {"name": "german", "when": {"language": "de"}, "tier": "small"},
+        {"name": "nothing left", "when": {"turns": {"at_least": 4}}, "exclude": {"kind": "openai"}},
+        {"name": "nights", "when": {"time": {"from": "22:00", "to": "06:00"}}, "prefer": "small"},
+    )
+]
+
+BUDGETS = [
+    Budget.model_validate(budget)
+    for budget in (
+        {"name": "day", "per": "day", "usd": 5, "on_exceeded": "downgrade"},
+        {"name": "key", "per": "hour", "requests": 5},
+        {"name": "by tier", "per": "day", "scope": "tier", "usd": 1, "when": {"domain": "code"}},
+    )
+]
+
+
+def _varied(**settings: object) -> Loaded:
+    settings["session"] = SessionSettings(sticky=bool(settings["session"]))
+    return replace(BASE, policy=BASE.policy.model_copy(update=settings))
+
+
+BASE = a_policy(objectives={"cheap": {"tradeoff": 0.9}})
+
 policies = st.builds(
-    lambda objective, exploration, rules, budgets, sticky, fallback, baseline: a_policy(
-        objective=objective,
-        objectives={"cheap": {"tradeoff": 0.9}},
-        exploration=exploration,
-        rules=rules,
-        budgets=budgets,
-        session={"sticky": sticky},
-        fallback=fallback,
-        baseline=baseline,
-    ),
-    objectives,
-    st.sampled_from((0, 0.2, 1)),
-    st.lists(
-        st.sampled_from(
-            (
-                {"name": "code", "when": {"domain": "code"}, "prefer": "code"},
-                {"name": "hard", "when": {"complexity": {"at_least": 0.7}}, "tier": "large"},
-                {"name": "no int4", "when": {"domain": "math"}, "exclude": {"precision": "int4"}},
-                {"name": "no small", "when": {"has_code": True}, "exclude": {"tier": "small"}},
-                {"name": "german", "when": {"language": "de"}, "tier": "small"},
-                {"name": "nothing left", "when": {"turns": {"at_least": 4}}, "exclude": {"kind": "openai"}},
-                {"name": "nights", "when": {"time": {"from": "22:00", "to": "06:00"}}, "prefer": "small"},
-            )
-        ),
-        max_size=4,
-        unique_by=lambda rule: rule["name"],
-    ),
-    st.sampled_from(
-        (
-            [],
-            [{"name": "day", "per": "day", "usd": 5, "on_exceeded": "downgrade"}],
-            [{"name": "key", "per": "hour", "requests": 5}],
-            [{"name": "by tier", "per": "day", "scope": "tier", "usd": 1, "when": {"domain": "code"}}],
-        )
-    ),
-    st.booleans(),
-    st.sampled_from(({}, {"small": ["large"], "code": ["large", "small"], "large": ["large", "code"]})),
-    st.sampled_from(TIERS),
+    _varied,
+    objective=objectives.map(Objective.model_validate),
+    exploration=st.sampled_from((0.0, 0.2, 1.0)),
+    rules=st.lists(st.sampled_from(RULES), max_size=4, unique_by=lambda rule: rule.name).map(tuple),
+    budgets=st.lists(st.sampled_from(BUDGETS), max_size=2, unique_by=lambda budget: budget.name).map(tuple),
+    session=st.booleans(),
+    fallback=st.sampled_from(({}, {"small": ("large",), "code": ("large", "small"), "large": ("large", "code")})),
+    baseline=st.sampled_from(TIERS),
 )

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies import money
+from policies.schema import Backend, GpuPrice, TokenPrice
+from policies.values import Usage
+
+PRICE = TokenPrice(
+    input_usd_per_mtok=Decimal("2.5"),
+    output_usd_per_mtok=Decimal(10),
+    cached_input_usd_per_mtok=Decimal("1.25"),
+    cache_write_usd_per_mtok=Decimal("3.125"),
+    reasoning_usd_per_mtok=Decimal(12),
+    request_usd=Decimal("0.001"),
+)
+
+
+def priced(cost: TokenPrice | GpuPrice | None) -> money.Price | None:
+    return money.price_of(Backend(name="b", kind="openai", model="m", cost=cost))
+
+
+def test_each_kind_of_token_has_its_rate() -> None:
+    usage = Usage(
+        input_tokens=1_000, cached_input_tokens=300, cache_write_tokens=200, output_tokens=100, reasoning_tokens=40
+    )
+    micros = 500 * Decimal("2.5") + 300 * Decimal("1.25") + 200 * Decimal("3.125") + 60 * 10 + 40 * 12
+    assert money.cost(usage, priced(PRICE)) == micros / 1_000_000 + Decimal("0.001")
+
+
+def test_what_is_not_stated_falls_back_to_the_plain_price() -> None:
+    plain = priced(TokenPrice(input_usd_per_mtok=Decimal(2), output_usd_per_mtok=Decimal(4)))
+    usage = Usage(1_000, 300, 200, 100, 40)
+    assert money.cost(usage, plain) == Decimal("0.0024")
+
+
+def test_a_free_kind_is_free_and_not_the_plain_price() -> None:
+    cached_free = PRICE.model_copy(update={"cached_input_usd_per_mtok": Decimal(0), "request_usd": Decimal(0)})
+    assert money.cost(Usage(100, 100), priced(cached_free)) == 0
+
+
+def test_an_unknown_price_is_never_zero() -> None:
+    assert money.cost(Usage(), None) is money.UNPRICED
+    assert money.expected_cost(None, 1, 1) is money.UNPRICED
+    assert priced(None) is None
+    assert money.cost(Usage(10), priced(TokenPrice(input_usd_per_mtok=Decimal(0), output_usd_per_mtok=Decimal(0)))) == 0
+
+
+@given(st.builds(Usage, *[st.integers(0, 10**6)] * 5))
+def test_counts_that_contradict_each_other_never_cost_less_than_nothing(usage: Usage) -> None:
+    cost = money.cost(usage, priced(PRICE))
+    assert isinstance(cost, Decimal)
+    most = (usage.input_tokens + usage.output_tokens) * Decimal(12) / 1_000_000
+    assert Decimal("0.001") <= cost <= most + Decimal("0.001")
+
+
+@given(st.integers(-(10**24), 10**24))
+def test_nano_dollars_and_dollars_are_the_same_money(nano_dollars: int) -> None:
+    assert money.nanos(money.usd(nano_dollars)) == nano_dollars
+
+
+def test_halves_round_to_even() -> None:
+    assert [money.nanos(Decimal(text)) for text in ("0.0000000005", "0.0000000015", "0.0000000025")] == [0, 2, 2]
+
+
+def test_a_gpu_is_estimated_at_full_load() -> None:
+    price = priced(GpuPrice(gpu_hour_usd=Decimal("3.6"), gpus=2, capacity=16, tokens_per_second=50))
+    assert money.expected_cost(price, 1_000, 100) == Decimal("7.2") * 2 / 3600 / 16
+
+
+def test_two_requests_never_both_pay_for_the_same_second() -> None:
+    clock = money.GpuClock(Decimal(3600), 0.0)
+    clock.start("a", 10.0, 100)
+    clock.start("b", 20.0, 300)
+    assert (clock.rate, clock.weight) == (3600 * 10**9, 400)
+    shares = (clock.stop("a", 30.0), clock.stop("b", 40.0))
+    second = 10**9
+    assert shares == (10 * second + 10 * second // 4, 10 * second * 3 // 4 + 10 * second)
+    clock.advance(50.0)
+    assert clock.idle == 20 * second
+    assert clock.paid + clock.idle == clock.billed == 50 * second
+
+
+def test_what_others_have_in_flight_is_neither_ours_nor_idle() -> None:
+    clock = money.GpuClock(Decimal(3600), 0.0)
+    clock.start("a", 0.0, 100)
+    clock.others(300, 0.0)
+    assert clock.stop("a", 4.0) == 10**9
+    clock.advance(5.0)
+    assert (clock.elsewhere, clock.idle) == (4 * 10**9, 0)
+    clock.others(0, 5.0)
+    clock.advance(6.0)
+    assert clock.idle == 10**9
+
+
+def test_a_clock_that_runs_backwards_stands_still() -> None:
+    clock = money.GpuClock(Decimal(3600), 100.0)
+    clock.start("a", 90.0)
+    assert clock.stop("a", 80.0) == 0
+    assert clock.billed == 0
+
+
+def test_misuse_is_told() -> None:
+    clock = money.GpuClock(Decimal(1), 0.0)
+    clock.start("a", 0.0)
+    with pytest.raises(ValueError, match="already in flight"):
+        clock.start("a", 1.0)
+    with pytest.raises(KeyError):
+        clock.stop("b", 1.0)
+
+
+_steps = st.lists(
+    st.tuples(st.floats(0, 1e4), st.sampled_from(["start", "stop", "others", "wait"]), st.integers(0, 10**6)),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(st.decimals(0, 10**5, places=4), _steps)
+def test_the_gpu_bill_closes_to_the_nano_dollar(rate: Decimal, steps: list[tuple[float, str, int]]) -> None:
+    clock, now, flying, paid = money.GpuClock(rate, 0.0), 0.0, [], 0
+    for number, (passed, event, weight) in enumerate(steps):
+        now += passed
+        if event == "start":
+            clock.start(str(number), now, weight)
+            flying.append(str(number))
+        elif event == "stop" and flying:
+            share = clock.stop(flying.pop(weight % len(flying)), now)
+            assert share >= 0
+            paid += share
+        elif event == "others":
+            clock.others(weight, now)
+        else:
+            clock.advance(now)
+        assert clock.paid == paid
+        assert clock.paid + clock.pending + clock.idle + clock.elsewhere == clock.billed
+        assert clock.pending == 0 or flying
+    for request_id in flying:
+        clock.stop(request_id, now)
+    assert clock.pending == 0
+    assert clock.paid + clock.idle + clock.elsewhere == clock.billed
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 10**5)), min_size=2, max_size=20))
+def test_shares_are_within_a_nano_dollar_or_two_of_exact_processor_sharing(flights: list[tuple[int, int]]) -> None:
+    """All start at 0 with their weight; each ends after its seconds. Compared with exact rational arithmetic."""
+    clock = money.GpuClock(Decimal("7.77"), 0.0)
+    for number, (_, weight) in enumerate(flights):
+        clock.start(str(number), 0.0, weight)
+    exact = dict.fromkeys(range(len(flights)), Fraction(0))
+    ends = sorted(range(len(flights)), key=lambda number: flights[number][0])
+    left, before = set(exact), 0
+    for number in ends:
+        until = flights[number][0]
+        total = sum(flights[other][1] for other in left)
+        billed = 7_770_000_000 * until // 3600 - 7_770_000_000 * before // 3600
+        for other in left:
+            exact[other] += Fraction(billed * flights[other][1], total)
+        before = until
+        share = clock.stop(str(number), float(until))
+        left.discard(number)
+        assert abs(share - exact[number]) <= 2
