@@ -139,9 +139,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(f"[red]{failures} of {len(QUERIES)} queries failed.[/red]")
             return 1
         if not args.once:
-            console.print(
-                f"\nThe proxy stays up at [bold]{proxy.url}/v1[/bold]. Point a client at it, or press Ctrl-C:\n"
-            )
+            console.print(f"\nThe proxy stays up at {proxy.url}/v1. Point a client at it, or press Ctrl-C:\n")
             console.print(
                 f"  curl {proxy.url}/v1/chat/completions -H 'content-type: application/json' \\\n"
                 """    -d '{"model": "auto", "messages": [{"role": "user", "content": "Hello!"}]}'""",
@@ -155,9 +153,8 @@ def _converse(client: httpx.Client, console: Console) -> int:
     """Send every query, show what became of it, and count failures."""
     from rich.markup import escape
 
-    console.print(
-        f"\n[bold]{'query':<46} {'tier':<7}{'domain':<17}{'complexity':<11}{'cost':>11} {'ms':>6}  why[/bold]"
-    )
+    columns = f"{'query':<46} {'tier':<7}{'domain':<17}{'complexity':<11}{'cost':>11} {'ms':>6}  why"
+    console.print(f"\n[bold]{columns}[/bold]", soft_wrap=True)
     failures = 0
     messages: list[dict[str, str]] = []
     for query in QUERIES:
