@@ -4,18 +4,23 @@ One `Client` per backend: its own pool of keep-alive connections, so that a slow
 What comes back is bytes as they came; only a compressed body, which is never asked for, is unpacked, within a limit.
 Redirects are not followed, cookies are not kept, proxies and credentials are not read from the environment.
 
-The choice of aiohttp is measured: see tests/benchmarks/README.md.
+It is our own, on asyncio and httptools, because a client is most of what a proxy costs: see tests/benchmarks/README.md.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
+import socket
 import ssl
 import zlib
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
+from functools import cache
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
-import aiohttp
-
+from router.backends.http1 import Connection, Gone, Incoming, ProtocolError
 from router.errors import Kind, UpstreamError, redact
 
 LARGEST_BODY: Final = 64 * 1024 * 1024
@@ -24,96 +29,154 @@ LARGEST_BODY: Final = 64 * 1024 * 1024
 LARGEST_ERROR: Final = 64 * 1024
 """How much of an error response is read."""
 
-_KEEP_ALIVE_SECONDS = 55
+_KEEP_ALIVE = 55.0
+"""Seconds after which an idle connection is not used again; servers commonly close theirs after 60 or more."""
+
 _PIECE = 64 * 1024
+_SAFE = re.compile(r"[\x21-\x7e]*")
+_SAFE_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Client:
     """POSTs and GETs under one base URL. ``connect`` is in seconds and covers name resolution, TCP and TLS."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str], *, connect: float) -> None:
-        self._base = base_url.rstrip("/")
-        self._headers = {"accept-encoding": "identity", "content-type": "application/json", **headers}
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect)
-        self._session: aiohttp.ClientSession | None = None
+        """Raises `ValueError` when the URL is not ``http`` or ``https`` or a header would break a line."""
+        url = urlsplit(base_url.rstrip("/"))
+        if url.scheme not in ("http", "https") or not url.hostname or not _SAFE.fullmatch(base_url):
+            raise ValueError(f"not a base URL: {redact(base_url)!r}; expected http://host:port/path or https://…")
+        self._secure = url.scheme == "https"
+        self._host, self._port = url.hostname, url.port or (443 if self._secure else 80)
+        self._root = url.path
+        told = {"host": url.netloc.rpartition("@")[2], "accept-encoding": "identity"}
+        if url.username is not None:
+            pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
+            told["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+        lines = {**told, "content-type": "application/json", **headers}
+        if not all(_SAFE.fullmatch(name) and _SAFE_VALUE.fullmatch(value) for name, value in lines.items()):
+            raise ValueError("a header's name or value holds a character that HTTP does not allow")
+        self._lines = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
+        self._connect_timeout = connect
+        self._idle: list[Connection] = []
+        self._connections: set[Connection] = set()
 
     async def post(self, path: str, body: bytes) -> Response:
         """Send ``body``; returns when response headers are there. Raises `UpstreamError`."""
-        return await self._request("POST", path, body)
+        head = b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (self._target(path), self._lines, len(body))
+        return await self._exchange(head + body)
 
     async def get(self, path: str) -> Response:
         """GET a path; returns when response headers are there. Raises `UpstreamError`."""
-        return await self._request("GET", path, None)
+        return await self._exchange(b"GET %s HTTP/1.1\r\n%s\r\n" % (self._target(path), self._lines))
 
     async def aclose(self) -> None:
         """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        self._idle.clear()
+        for connection in self._connections:
+            connection.abort()
+        self._connections.clear()
+        await asyncio.sleep(0)
 
-    async def _request(self, method: str, path: str, body: bytes | None) -> Response:
-        session = self._session or self._open()
-        url = path if path.startswith("http") else f"{self._base}/{path}"
+    def _target(self, path: str) -> bytes:
+        """The request target: a path from the server's root where it begins with a slash, else under the base URL."""
+        target = path if path.startswith("/") else f"{self._root}/{path}"
+        if not _SAFE.fullmatch(target):
+            raise UpstreamError("not_found", "The path holds a character that HTTP does not allow.", status=404)
+        return target.encode("ascii")
+
+    async def _exchange(self, request: bytes) -> Response:
+        connection = self._reusable() or await self._connect()
+        incoming = connection.send(request)
         try:
-            response = await session.request(method, url, data=body, allow_redirects=False)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _before_response(error) from None
-        return Response(response)
+            await incoming.head()
+        except Gone:
+            raise UpstreamError("reset", "The backend closed the connection before it answered.") from None
+        except ProtocolError:
+            raise UpstreamError("malformed", "The backend's response is not HTTP as it should be.") from None
+        except BaseException:
+            incoming.close()
+            raise
+        return Response(incoming)
 
-    def _open(self) -> aiohttp.ClientSession:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=30),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            skip_auto_headers=("User-Agent", "Accept"),
-            timeout=self._timeout,
-            auto_decompress=False,
-            trust_env=False,
-        )
-        return self._session
+    def _reusable(self) -> Connection | None:
+        """The connection used last, if it is still open and not too old; older ones are let go."""
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and now - connection.idle_since < _KEEP_ALIVE:
+                return connection
+            connection.abort()
+            self._connections.discard(connection)
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        tls, name = (_tls(), self._host) if self._secure else (None, None)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await loop.create_connection(
+                    self._fresh, self._host, self._port, ssl=tls, server_hostname=name
+                )
+        except TimeoutError:
+            raise _unconnected("timeout", "The backend did not accept a connection in time.") from None
+        except socket.gaierror:
+            raise _unconnected("dns", "The backend's host name does not resolve.") from None
+        except ssl.SSLError:
+            raise _unconnected("tls", "The backend's TLS certificate or handshake failed.") from None
+        except OSError:
+            raise _unconnected("connect", "The backend does not accept connections.") from None
+        self._connections.add(connection)
+        return connection
+
+    def _fresh(self) -> Connection:
+        return Connection(self._keep, self._connections.discard)
+
+    def _keep(self, connection: Connection) -> None:
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle.append(connection)
+
+
+def _unconnected(kind: Kind, message: str) -> UpstreamError:
+    return UpstreamError(kind, message, phase="connect")
 
 
 class Response:
     """One response: ``status``, lower-case ``headers``, and a body to be read once, by `read` or by `chunks`."""
 
-    __slots__ = ("_response", "headers", "status")
+    __slots__ = ("_incoming", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self.status = incoming.status
+        self.headers: Mapping[str, str] = incoming.headers
 
     async def read(self, largest: int = LARGEST_BODY) -> bytes:
         """The whole body. Raises `UpstreamError` (``cut``, or ``malformed`` when it is longer than ``largest``)."""
-        length = self._response.content_length
-        if length is not None and length > largest:
+        length = self.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > largest:
             raise self._too_long(largest)
-        if length is not None and "content-encoding" not in self.headers:
-            try:
-                return await self._response.read()
-            except (aiohttp.ClientError, OSError) as error:
-                raise _within_response(error) from None
         pieces, size = [], 0
         async for piece in self.chunks():
             pieces.append(piece)
             size += len(piece)
             if size > largest:
                 raise self._too_long(largest)
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises `UpstreamError` when it breaks off."""
-        unpack = _unpacker(self.headers.get("content-encoding", ""))
-        content = self._response.content
+        encoding = self.headers.get("content-encoding")
+        unpack = _unpacker(encoding) if encoding is not None else None
+        more = self._incoming.more
         try:
-            while data := await content.readany():
+            while data := await more():
                 if unpack is None:
                     yield data
                 else:
                     for piece in unpack.feed(data):
                         yield piece
-        except (aiohttp.ClientError, OSError) as error:
-            raise _within_response(error) from None
+        except (Gone, ProtocolError):
+            raise UpstreamError("cut", "The response broke off before its end.", phase="stream") from None
         if unpack is not None and not unpack.eof:
             raise UpstreamError("cut", "The compressed response broke off before its end.", phase="stream")
 
@@ -122,8 +185,8 @@ class Response:
         return UpstreamError("malformed", f"The response is longer than {largest} bytes.", status=self.status)
 
     def close(self) -> None:
-        """Drop the connection now, unless the body was read to its end and it is already back in the pool."""
-        self._response.close()
+        """Drop the connection now, unless the response has arrived whole."""
+        self._incoming.close()
 
 
 class _Unpacker:
@@ -159,26 +222,8 @@ def _unpacker(encoding: str) -> _Unpacker | None:
     raise UpstreamError("malformed", f"The response is encoded as {redact(encoding)[:40]!r}, which was not asked for.")
 
 
-def _before_response(error: Exception) -> UpstreamError:
-    """What kept a response from beginning, without the address it was meant for."""
-    kind: Kind
-    match error:
-        case aiohttp.ConnectionTimeoutError() | aiohttp.ServerTimeoutError() | TimeoutError():
-            return UpstreamError("timeout", "The backend did not accept a connection in time.", phase="connect")
-        case aiohttp.ClientConnectorDNSError():
-            kind, message = "dns", "The backend's host name does not resolve."
-        case aiohttp.ClientSSLError() | ssl.SSLError() | ssl.CertificateError():
-            kind, message = "tls", "The backend's TLS certificate or handshake failed."
-        case aiohttp.ClientConnectorError():
-            kind, message = "connect", "The backend does not accept connections."
-        case aiohttp.ClientResponseError():
-            return UpstreamError("malformed", "The backend's response is not HTTP as it should be.", phase="headers")
-        case aiohttp.InvalidURL():
-            kind, message = "connect", "The backend's address is not a URL that can be called."
-        case _:
-            return UpstreamError("reset", "The backend closed the connection before it answered.", phase="headers")
-    return UpstreamError(kind, message, phase="connect")
-
-
-def _within_response(error: Exception) -> UpstreamError:
-    return UpstreamError("cut", "The response broke off before its end.", phase="stream")
+@cache
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -45,7 +45,6 @@ class OpenAI:
         engine = ENGINES.get(config.kind, ENGINES["openai"])
         self.name = config.name
         self.config = config
-        self._base_url = base_url or config.base_url or engine.base_url
         self._health = engine.health
         headers = {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
         self._secrets = tuple(headers.values())
@@ -53,7 +52,7 @@ class OpenAI:
             headers.setdefault("authorization", f"Bearer {key}")
             self._secrets += (key,)
         self._connect = timeouts.connect.total_seconds()
-        self._client = Client(self._base_url, headers, connect=self._connect)
+        self._client = Client(base_url or config.base_url or engine.base_url, headers, connect=self._connect)
 
     def __repr__(self) -> str:
         return f"OpenAI({self.name!r}, model={self.config.model!r})"
@@ -74,11 +73,9 @@ class OpenAI:
 
     async def healthy(self) -> bool:
         """Whether the engine's health path answers below 400 within twice the connect timeout."""
-        root = self._base_url.split("/", 3)
-        path = "/".join(root[:3]) + self._health if self._health.startswith("/") else self._health
         try:
             async with asyncio.timeout(2 * self._connect):
-                response = await self._client.get(path)
+                response = await self._client.get(self._health)
         except (UpstreamError, TimeoutError):
             return False
         response.close()

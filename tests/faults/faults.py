@@ -272,7 +272,7 @@ async def _flap(peer: Peer) -> None:
     await (peer.whole(500, {"error": {"message": "not now"}}) if peer.number % 2 else well(peer))
 
 
-@fault("bad chunk size", broken("Hello", "timeout@stream", "~10/2"), elsewhere("timeout@first_token", "~10/0"))
+@fault("bad chunk size", broken("Hello", "cut@stream", "~10/2"), twice("cut@first_token", "~10/0"))
 async def _bad_chunk(peer: Peer) -> None:
     await peer.head()
     await peer.piece(ROLE + SAID[0] if peer.stream else b'{"id"')

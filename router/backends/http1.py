@@ -1,0 +1,219 @@
+"""One HTTP/1.1 connection to a backend: a request out, a response in, parsed by httptools as the bytes arrive.
+
+Nothing here waits longer than it is waited for: whoever awaits may be cancelled at any moment, and the connection is
+dropped then. Protocol errors are `ProtocolError`, a connection that goes away is `Gone`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, cast
+
+import httptools
+
+LARGEST_HEAD: Final = 64 * 1024
+"""The most bytes of status line and headers."""
+
+_HIGH = 256 * 1024
+"""Bytes that wait to be read before the backend is made to wait, and begins to send again at half of it."""
+
+_BODILESS = frozenset({204, 304})
+
+
+class Gone(Exception):
+    """The connection closed before the response was complete."""
+
+
+class ProtocolError(Exception):
+    """What came is not HTTP/1.1 as it should be."""
+
+
+class Incoming:
+    """One response as it arrives: ``status`` and lower-case ``headers`` first, then a body to be read once."""
+
+    __slots__ = ("_connection", "_error", "_pieces", "_size", "_waiter", "complete", "headers", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.complete = False
+        self._connection = connection
+        self._error: Exception | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def more(self) -> bytes:
+        """What has come since the last call, waiting for something to come; empty at the end of the body.
+
+        Raises `Gone` or `ProtocolError`, once everything that came before it has been read.
+        """
+        while not self._pieces:
+            if self.complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        pieces, self._pieces = self._pieces, []
+        if self._size > _HIGH // 2 and not self.complete:
+            self._connection.resume()
+        self._size = 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def head(self) -> None:
+        """Return when status and headers are there. Raises `Gone` or `ProtocolError`."""
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    def close(self) -> None:
+        """Drop the connection, unless the response is complete."""
+        if not self.complete:
+            self._connection.abort()
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > _HIGH:
+            self._connection.pause()
+        self.wake()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come."""
+        if self._error is None and not self.complete:
+            self._error = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+
+class Connection(asyncio.Protocol):
+    """A connection that carries one exchange at a time.
+
+    ``on_idle`` is told when it can carry another, ``on_lost`` when it is no more.
+    """
+
+    def __init__(self, on_idle: Callable[[Connection], None], on_lost: Callable[[Connection], None]) -> None:
+        self.open = False
+        self.idle_since = 0.0
+        self._on_idle, self._on_lost = on_idle, on_lost
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._incoming: Incoming | None = None
+        self._headers: dict[str, str] = {}
+        self._head_size = 0
+        self._reading = True
+
+    def send(self, request: bytes) -> Incoming:
+        """Send a request; what comes back arrives in the `Incoming`."""
+        assert self._transport is not None
+        self._incoming = Incoming(self)
+        self._headers, self._head_size = {}, 0
+        self._transport.write(request)
+        return self._incoming
+
+    def abort(self) -> None:
+        """Close at once, without waiting for what has not been sent."""
+        self.open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        """Make the backend wait."""
+        if self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Let the backend go on."""
+        if not self._reading and self._transport is not None:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: connected."""
+        self._transport, self.open = cast(asyncio.Transport, transport), True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: closed. A body without a stated length ends here."""
+        self.open = False
+        self._on_lost(self)
+        incoming = self._incoming
+        if incoming is None:
+            return
+        if exc is None and incoming.status and not self._delimited():
+            self.on_message_complete()
+        else:
+            incoming.fail(Gone())
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes."""
+        incoming = self._incoming
+        if incoming is None:
+            return self.abort()
+        if not incoming.status:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            return self._refuse(f"{type(error).__name__}: {error}")
+        except httptools.HttpParserUpgrade:
+            return self._refuse("an upgrade that was not asked for")
+        if not incoming.status and self._head_size > LARGEST_HEAD:
+            return self._refuse("headers without end")
+        return None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: one header; repeated ones join with a comma."""
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is whole; informational responses (1xx) are passed over."""
+        status = self._parser.get_status_code()
+        if status >= 200 and self._incoming is not None:
+            self._incoming.headers, self._incoming.status = self._headers, status
+            self._incoming.wake()
+        self._headers = {}
+
+    def on_body(self, data: bytes) -> None:
+        """httptools: a piece of the body."""
+        if self._incoming is not None:
+            self._incoming.feed(data)
+
+    def on_message_complete(self) -> None:
+        """httptools: the response is whole, and the connection free for the next where both sides mean to keep it."""
+        incoming = self._incoming
+        if incoming is None or not incoming.status:
+            return
+        self._incoming = None
+        incoming.complete = True
+        incoming.wake()
+        self.resume()
+        if self.open and self._parser.should_keep_alive():
+            self._on_idle(self)
+        elif self._transport is not None:
+            self.open = False
+            self._transport.close()
+
+    def _delimited(self) -> bool:
+        """Whether the response says where its body ends."""
+        assert self._incoming is not None
+        headers, status = self._incoming.headers, self._incoming.status
+        return "content-length" in headers or "transfer-encoding" in headers or status in _BODILESS
+
+    def _refuse(self, why: str) -> None:
+        if self._incoming is not None:
+            self._incoming.fail(ProtocolError(why))
+        self.abort()
