@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from policies import money
@@ -19,7 +19,7 @@ from router.ledger.sums import BUDGET_FIELD, pack_vector
 
 _INPUT_MARGIN = Decimal("1.25")
 _LONGEST_ANSWER = 16_384
-_PERIODS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+_PERIODS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,12 @@ class Grant:
 
 def window(per: str, now: datetime) -> tuple[datetime, datetime]:
     """The minute, hour, day or month around a moment, in its time zone: when it begins and when the next one does."""
-    start = now.replace(second=0, microsecond=0)
-    if per == "minute":
-        return start, start + _PERIODS[per]
-    start = start.replace(minute=0)
-    if per == "hour":
-        return start, start + _PERIODS[per]
-    start = start.replace(hour=0)
+    if per in _PERIODS:
+        start = now.replace(second=0, microsecond=0, minute=now.minute if per == "minute" else 0)
+        return start, (start.astimezone(UTC) + _PERIODS[per]).astimezone(now.tzinfo)
+    start = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if per == "day":
-        return start, (start + _PERIODS[per]).replace(fold=0)
+        return start, start + timedelta(days=1)
     start = start.replace(day=1)
     return start, (start + timedelta(days=32)).replace(day=1)
 

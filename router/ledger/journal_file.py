@@ -1,9 +1,12 @@
 """The journal on disk: one SQLite file (WAL mode) per data folder, shared by the proxy's workers.
 
 ``entries`` holds whole entries; ``sums`` has one row per commit, numbered without gaps, and ``cells`` what that
-commit's entries add up to. Entries and their sums are written in one transaction. The store remembers the number up to
-which it has applied each journal, so that a batch is everything after that number: shipping the same thing twice
-changes nothing, and a store that has lost data asks for it again by naming a lower number.
+commit's entries add up to. Entries and their sums are written in one transaction.
+
+Commits are gathered into chapters: whoever takes charge of shipping begins a new one, with a name of its own. The store
+remembers how far it has applied each chapter, so that a batch is everything after that: shipping the same thing twice
+changes nothing, a store that has lost data asks for it again by naming a lower number, and a journal put back from a
+backup, or copied, goes on in a chapter that the store has not seen.
 
 Old entries are deleted and old sums folded together; sums are never dropped, so a journal's total stays true.
 """
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chapters (base INTEGER PRIMARY KEY, name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS entries (
     number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, at REAL NOT NULL,
     tier TEXT NOT NULL, backend TEXT NOT NULL, cost_nanos INTEGER, body BLOB NOT NULL);
@@ -44,18 +48,31 @@ _CELLS_PER_BATCH = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the store has not applied yet of one journal: sums of its commits ``first`` to ``last``.
+    """What the store has not applied yet of one chapter: sums of its commits ``first`` to ``last``, counted from 1.
 
     ``sums`` are (hour, field, packed); ``releases`` what budgets held for its entries, as (account, member); ``recent``
     the newest entries among them, as JSON, oldest first.
     """
 
-    journal: str
+    chapter: str
     first: int
     last: int
     sums: tuple[tuple[int, str, bytes], ...]
     releases: tuple[tuple[str, str], ...] = ()
     recent: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A run of commits under one name: those after ``base``, up to ``end``."""
+
+    name: str
+    base: int
+    end: int
+
+    def reached(self, applied: Mapping[str, int]) -> int:
+        """The number of the commit up to which it is applied, where stores count from 1 within the chapter."""
+        return min(self.end, self.base + applied.get(self.name, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +103,12 @@ class JournalFile:
         with self._transaction():
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
-            self._db.execute("INSERT OR IGNORE INTO facts VALUES ('journal', ?), ('sent', '0')", (uuid.uuid4().hex,))
+            self._db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
+            self._db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
 
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
-
-    @property
-    def journal(self) -> str:
-        """The journal's identity, made with the file."""
-        return str(self._db.execute("SELECT value FROM facts WHERE name = 'journal'").fetchone()[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -146,28 +159,50 @@ class JournalFile:
         """The number of the last commit, 0 before the first."""
         return self._next_seq() - 1
 
-    def batch_after(self, applied: int, recent: int = 50) -> Batch | None:
-        """What follows commit ``applied``, up to a bounded size; None when nothing does.
+    def chapters(self) -> list[Chapter]:
+        """All chapters, oldest first."""
+        rows = self._db.execute("SELECT name, base FROM chapters ORDER BY base").fetchall()
+        ends = [base for _, base in rows[1:]] + [self.last_seq()]
+        return [Chapter(name, base, end) for (name, base), end in zip(rows, ends, strict=True)]
+
+    def begin_chapter(self) -> None:
+        """Put what is committed from now on under a name of its own."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO chapters VALUES (?, ?)", (self.last_seq(), uuid.uuid4().hex))
+
+    def pending(self, applied: Mapping[str, int]) -> list[Chapter]:
+        """The chapters that a store has not applied to their end."""
+        return [chapter for chapter in self.chapters() if chapter.reached(applied) < chapter.end]
+
+    def batch_after(self, chapter: Chapter, applied: Mapping[str, int], recent: int = 50) -> Batch | None:
+        """What follows in a chapter, up to a bounded size; None when nothing does.
 
         The numbers sent are noted first, so that what a store may have seen in part is never folded together.
         """
-        last = self._batch_end(applied)
+        reached = chapter.reached(applied)
+        last = self._batch_end(reached, chapter.end)
         if last is None:
             return None
         with self._transaction():
             self._db.execute("UPDATE facts SET value = ?1 WHERE name = 'sent' AND CAST(value AS INTEGER) < ?1", (last,))
-        span = (applied, last)
+        span = (reached, last)
         first = self._db.execute("SELECT min(first) FROM sums WHERE seq > ? AND seq <= ?", span).fetchone()[0]
-        cells = self._db.execute("SELECT hour, field, packed FROM cells WHERE seq > ? AND seq <= ?", span)
-        sums = merge_all(cells)
-        if first <= applied:
-            first, sums = applied + 1, self._recounted(*span)
+        if first <= reached:
+            sums = self._recounted(*span)
+        else:
+            sums = merge_all(self._db.execute("SELECT hour, field, packed FROM cells WHERE seq > ? AND seq <= ?", span))
         holds = self._db.execute("SELECT account, member FROM holds WHERE seq > ? AND seq <= ?", span)
         newest = self._db.execute(
             "SELECT body FROM entries WHERE seq > ? AND seq <= ? ORDER BY number DESC LIMIT ?", (*span, recent)
         )
-        flat = tuple((hour, name, packed) for (hour, name), packed in sums.items())
-        return Batch(self.journal, first, last, flat, tuple(holds), tuple(row[0] for row in newest)[::-1])
+        return Batch(
+            chapter.name,
+            reached - chapter.base + 1,
+            last - chapter.base,
+            tuple((hour, name, packed) for (hour, name), packed in sums.items()),
+            tuple(holds),
+            tuple(row[0] for row in newest)[::-1],
+        )
 
     def _recounted(self, applied: int, last: int) -> dict[tuple[int, str], bytes]:
         """The sums of a span that begins within folded commits, from its entries."""
@@ -180,12 +215,12 @@ class JournalFile:
         )  # fmt: skip
         return pack_entries(entries)
 
-    def _batch_end(self, applied: int) -> int | None:
+    def _batch_end(self, reached: int, end: int) -> int | None:
         last, cells = None, 0
         rows = self._db.execute(
             "SELECT seq, (SELECT count(*) FROM cells WHERE cells.seq = sums.seq) FROM sums "
-            "WHERE seq > ? ORDER BY seq LIMIT 500",
-            (applied,),
+            "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 500",
+            (reached, end),
         )
         for seq, count in rows:
             cells += count
@@ -194,30 +229,30 @@ class JournalFile:
             last = seq
         return last
 
-    def rename(self, journal: str) -> None:
-        """Give the journal another identity."""
-        with self._transaction():
-            self._db.execute("UPDATE facts SET value = ? WHERE name = 'journal'", (journal,))
-
-    def fold(self, applied: int, now: float) -> int:
-        """Fold sums of the same hour together; returns how many rows went.
+    def fold(self, applied: Mapping[str, int], now: float) -> int:
+        """Fold sums of the same hour and chapter together; returns how many rows went.
 
         Only sums that the store has had for an hour, and, while it is away, those that it cannot have seen: what it may
         have applied in part stays as it was sent.
         """
-        rows = self._db.execute(
-            "SELECT seq, seq <= :applied, CAST(at / 3600 AS INTEGER) FROM sums "
-            "WHERE (seq <= :applied AND at < :settled) OR (seq > :sent AND at < :fresh) ORDER BY seq LIMIT 5000",
-            {"applied": applied, "settled": now - 3600, "sent": self._sent(), "fresh": now - 60},
-        ).fetchall()
         gone = 0
-        for _, group in groupby(rows, key=lambda row: row[1:]):
-            seqs = [row[0] for row in group]
-            if len(seqs) > 1:
-                self._fold(seqs[0], seqs[-1])
-                gone += len(seqs) - 1
-        with self._transaction():
-            self._db.execute("DELETE FROM holds WHERE seq <= ?", (applied,))
+        for chapter in self.chapters():
+            bounds = {
+                "base": chapter.base, "end": chapter.end, "reached": chapter.reached(applied), "sent": self._sent(),
+                "settled": now - 3600, "fresh": now - 60,
+            }  # fmt: skip
+            rows = self._db.execute(
+                "SELECT seq, seq <= :reached, CAST(at / 3600 AS INTEGER) FROM sums WHERE seq > :base AND seq <= :end "
+                "AND ((seq <= :reached AND at < :settled) OR (seq > :sent AND at < :fresh)) ORDER BY seq LIMIT 5000",
+                bounds,
+            ).fetchall()
+            for _, group in groupby(rows, key=lambda row: row[1:]):
+                seqs = [row[0] for row in group]
+                if len(seqs) > 1:
+                    self._fold(seqs[0], seqs[-1])
+                    gone += len(seqs) - 1
+            with self._transaction():
+                self._db.execute("DELETE FROM holds WHERE seq > :base AND seq <= :reached", bounds)
         return gone
 
     def _sent(self) -> int:
@@ -260,16 +295,19 @@ class JournalFile:
         )
         return int((pages - free) * size)
 
-    def unshipped(self, applied: int) -> int:
-        """How many commits follow ``applied``."""
-        return int(self._db.execute("SELECT count(*) FROM sums WHERE seq > ?", (applied,)).fetchone()[0])
+    def backlog(self, applied: Mapping[str, int]) -> int:
+        """How many commits a store has not applied."""
+        return sum(chapter.end - chapter.reached(applied) for chapter in self.chapters())
 
-    def packed(self, since_hour: int, until_hour: int, after: int = 0) -> Iterator[tuple[int, str, bytes]]:
-        """All packed sums of a half-open range of hours, of commits after ``after``."""
-        yield from self._db.execute(
-            "SELECT hour, field, packed FROM cells WHERE hour >= ? AND hour < ? AND seq > ?",
-            (since_hour, until_hour, after),
-        )
+    def packed(
+        self, since_hour: int, until_hour: int, applied: Mapping[str, int] | None = None
+    ) -> Iterator[tuple[int, str, bytes]]:
+        """The packed sums of a half-open range of hours; given what a store has applied, only those it has not."""
+        for chapter in self.chapters():
+            yield from self._db.execute(
+                "SELECT hour, field, packed FROM cells WHERE hour >= ? AND hour < ? AND seq > ? AND seq <= ?",
+                (since_hour, until_hour, chapter.reached(applied or {}), chapter.end),
+            )
 
     def bodies(self, since: float, until: float) -> Iterator[bytes]:
         """The JSON of the entries of a half-open range of Unix time, oldest first."""

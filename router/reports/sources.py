@@ -49,7 +49,7 @@ async def read_store(store: RedisStore, hours: range, journal: Path | None = Non
 def _unshipped(path: Path, hours: range, applied: Mapping[str, int]) -> Sums:
     file = JournalFile(path, create=False)
     try:
-        return list(file.packed(hours.start, hours.stop, after=applied.get(file.journal, 0)))
+        return list(file.packed(hours.start, hours.stop, applied))
     finally:
         file.close()
 

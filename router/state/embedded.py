@@ -74,11 +74,10 @@ class EmbeddedStore:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._exclusively():
-            if self._share is None:
-                share = (self._folder / "users.lock").open("ab")
-                fcntl.flock(share, fcntl.LOCK_SH)
-                self._share = share
             self._ensure_running()
+            if self._share is None:
+                self._share = (self._folder / "users.lock").open("ab")
+                fcntl.flock(self._share, fcntl.LOCK_SH)
         return self.url
 
     def ensure(self) -> None:
@@ -126,6 +125,7 @@ class EmbeddedStore:
             self._wait_until_loaded()
             return
         self.socket.unlink(missing_ok=True)
+        (self._folder / "server.pid").unlink(missing_ok=True)
         command = [str(find_server()), "-"]
         try:
             subprocess.run(command, input=self._configuration(), capture_output=True, check=True, cwd=self._folder)
@@ -144,6 +144,7 @@ class EmbeddedStore:
             "daemonize": "yes",
             "dir": f'"{folder}"',
             "logfile": f'"{folder / "server.log"}"',
+            "pidfile": f'"{folder / "server.pid"}"',
             "save": '""',
             "appendonly": "yes",
             "appendfsync": "everysec",
@@ -158,13 +159,26 @@ class EmbeddedStore:
             try:
                 self._client().ping()
             except (RedisError, OSError) as error:
-                if monotonic() > deadline:
+                if self._died() or monotonic() > deadline:
                     raise StoreNotStarted(
-                        f"the embedded store is silent after {_START_SECONDS:g} s; see {self._folder / 'server.log'}"
+                        f"the embedded store does not answer; {self._folder / 'server.log'} ends: {self._last_words()}"
                     ) from error
                 sleep(0.01)
             else:
                 return
+
+    def _died(self) -> bool:
+        """Whether a server began here and is gone; False while it has not yet written down its process id."""
+        with suppress(OSError, ValueError):
+            os.kill(int((self._folder / "server.pid").read_text()), 0)
+            return False
+        return (self._folder / "server.pid").exists()
+
+    def _last_words(self) -> str:
+        try:
+            return (self._folder / "server.log").read_text(errors="replace").strip().rpartition("\n")[2]
+        except OSError:
+            return "(no log)"
 
     def _shut_down(self) -> None:
         client = self._client()

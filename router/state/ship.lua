@@ -1,18 +1,18 @@
 #!lua
 -- Applies one batch of sums, whole or not at all, exactly once, and gives back what budgets held for its entries.
 -- KEYS: applied, recent, then one key per sum, then a budget and its holds per release.
--- ARGV: journal, first, last, expiry in seconds, length of recent, number of sums, number of releases; (field, packed) for
+-- ARGV: chapter, first, last, expiry in seconds, length of recent, number of sums, number of releases; (field, packed) for
 -- each sum; the held member for each release; recent entries.
--- Returns the number up to which the journal is applied: `last` when this call did it, else what to send instead.
+-- Returns the number up to which the chapter is applied: `last` when this call did it, else what to send instead.
 -- The packed layouts are described in router/ledger/sums.py, held members in reserve.lua.
 
-local journal, first, last, expiry, kept = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local chapter, first, last, expiry, kept = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local sums, releases = tonumber(ARGV[6]), tonumber(ARGV[7])
 local SUM_KEYS, RELEASE_KEYS, SUM_ARGS = 2, 2 + sums, 7
 local RELEASE_ARGS = SUM_ARGS + 2 * sums
 local RECENT_ARGS = RELEASE_ARGS + releases
 
-local applied = tonumber(redis.call('HGET', KEYS[1], journal) or '0')
+local applied = tonumber(redis.call('HGET', KEYS[1], chapter) or '0')
 if first ~= applied + 1 then return applied end
 
 local function add_numbers(a, b, at, count)
@@ -103,5 +103,5 @@ for i = 1, releases do
   end
 end
 for i = RECENT_ARGS + 1, #ARGV do redis.call('XADD', KEYS[2], 'MAXLEN', '~', kept, '*', 'entry', ARGV[i]) end
-redis.call('HSET', KEYS[1], journal, last)
+redis.call('HSET', KEYS[1], chapter, last)
 return last

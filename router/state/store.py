@@ -255,21 +255,18 @@ class RedisStore:
                 others[backend] = others.get(backend, 0) + int(weight)
         return others
 
-    async def applied(self, journal: str) -> int:
-        """The number up to which a journal has been applied. Raises `StoreAway`."""
-        return int(await self._ask(self._client.hget(self._key("applied"), journal), _BACKGROUND_SECONDS) or 0)
-
-    async def begin_at(self, journal: str, applied: int) -> None:
-        """Have a journal that has taken a new identity go on from a number. Raises `StoreAway`."""
-        await self._ask(self._client.hsetnx(self._key("applied"), journal, applied), _BACKGROUND_SECONDS)
+    async def applied(self, chapters: Sequence[str]) -> list[int]:
+        """The numbers up to which chapters of journals have been applied. Raises `StoreAway`."""
+        found = await self._ask(self._client.hmget(self._key("applied"), list(chapters)), _BACKGROUND_SECONDS)
+        return [int(number or 0) for number in found]
 
     async def ship(self, batch: Batch) -> int:
-        """Apply a batch once and whole; returns the number up to which its journal is applied now. Raises `StoreAway`.
+        """Apply a batch once and whole; returns the number up to which its chapter is applied now. Raises `StoreAway`.
 
         A number other than ``batch.last`` says where the store really stands: nothing was applied.
         """
         keys = [self._key("applied"), self._key("recent")]
-        arguments: list[Any] = [batch.journal, batch.first, batch.last, self._retention, _RECENT_KEPT]
+        arguments: list[Any] = [batch.chapter, batch.first, batch.last, self._retention, _RECENT_KEPT]
         arguments += (len(batch.sums), len(batch.releases))
         for hour, name, packed in batch.sums:
             is_account = name.startswith(BUDGET_FIELD)

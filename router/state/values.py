@@ -46,7 +46,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Packed sums by (hour, field), and the number up to which each journal is in them, read at one moment."""
+    """Packed sums by (hour, field), and how far each chapter of a journal is in them, read at one moment."""
 
     sums: tuple[tuple[int, str, bytes], ...]
     applied: Mapping[str, int]

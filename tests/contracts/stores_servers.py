@@ -1,4 +1,4 @@
-"""Real servers for the store's tests: Valkey from its wheel, Redis 7 from Debian, and a cluster of three on loopback."""
+"""Real servers for the store's tests: Valkey from its wheel, Redis 7 from Debian, a cluster of three on loopback."""
 
 from __future__ import annotations
 

@@ -64,14 +64,18 @@ _outcomes = st.sampled_from(["ok", "error", "timeout", "cancelled", "rejected"])
 attempts = st.builds(
     Attempt,
     backend=_names, tier=_names, model=_names, outcome=_outcomes, status=st.none() | st.integers(200, 599),
-    error=st.sampled_from(["", "cut"]), usage=st.none() | usages, cost_nanos=_nanos, ttft_ms=st.none() | _ms, total_ms=_ms,
-    precision=st.sampled_from(["", "int4", "fp16"]),
+    error=st.sampled_from(["", "cut"]), usage=st.none() | usages, cost_nanos=_nanos, ttft_ms=st.none() | _ms,
+    total_ms=_ms, precision=st.sampled_from(["", "int4", "fp16"]),
 )  # fmt: skip
 _texts = st.text(max_size=20)
 _probabilities = st.floats(0, 1)
 _successes = st.builds(Success, _probabilities, _probabilities)
 _estimates = st.builds(
-    Estimate, _names, st.none() | _successes, st.none() | st.decimals(0, 10**6, places=9), st.none() | st.floats(-1e3, 1e3)
+    Estimate,
+    _names,
+    st.none() | _successes,
+    st.none() | st.decimals(0, 10**6, places=9),
+    st.none() | st.floats(-1e3, 1e3),
 )
 decisions = st.builds(
     Decision,
@@ -83,11 +87,13 @@ decisions = st.builds(
 _headers = st.dictionaries(st.sampled_from(["x-team", "authorization", "Cookie"]), _texts, max_size=2)
 features = st.builds(
     Features, model=_texts, text=_texts, last_text=_texts, system_text=_texts, input_tokens=_tokens,
-    max_output_tokens=st.none() | _tokens, requires=st.frozensets(st.sampled_from(["tools", "vision"])), headers=_headers,
+    max_output_tokens=st.none() | _tokens, requires=st.frozensets(st.sampled_from(["tools", "vision"])),
+    headers=_headers,
 )  # fmt: skip
 signals = st.builds(
     Signals, domain=st.sampled_from(["math", "code", "other"]),
-    domain_probs=st.dictionaries(st.sampled_from(["math", "code"]), _probabilities), complexity=st.none() | _probabilities,
+    domain_probs=st.dictionaries(st.sampled_from(["math", "code"]), _probabilities),
+    complexity=st.none() | _probabilities,
     success=st.dictionaries(_names, _successes, max_size=2), missing=st.lists(_texts, max_size=1).map(tuple),
 )  # fmt: skip
 views = st.builds(

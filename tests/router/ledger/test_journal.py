@@ -12,16 +12,26 @@ import pytest
 
 from router.ledger import codec
 from router.ledger.journal import Journal
-from router.ledger.journal_file import JournalFile, Line
+from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.sums import Tally, held, merge_all, pack_entries, seconds_held
 from tests.router.ledger.entries import NOON, entry
 
 HOUR = int(NOON) // 3600
 
 
-def sums(file: JournalFile, after: int = 0) -> Tally:
+def applied(file: JournalFile, number: int) -> dict[str, int]:
+    return {file.chapters()[-1].name: number}
+
+
+def after(file: JournalFile, number: int) -> Batch:
+    batch = file.batch_after(file.chapters()[-1], applied(file, number))
+    assert batch is not None
+    return batch
+
+
+def sums(file: JournalFile, known: dict[str, int] | None = None) -> Tally:
     total = Tally()
-    for (_, name), packed in merge_all(file.packed(HOUR, HOUR + 1, after)).items():
+    for (_, name), packed in merge_all(file.packed(HOUR, HOUR + 1, known)).items():
         if name[0] != "=":
             total.merge(Tally.unpack(packed))
     return total
@@ -76,10 +86,9 @@ def test_workers_share_a_journal_and_its_numbers_have_no_gaps(path: Path) -> Non
     files = [JournalFile(path) for _ in range(3)]
     for i in range(30):
         files[i % 3].write([Line(entry(f"r{i}"))], NOON)
-    batch = files[0].batch_after(0)
-    assert batch is not None
+    batch = after(files[0], 0)
     assert (batch.first, batch.last) == (1, 30)
-    assert len({file.journal for file in files}) == 1
+    assert len({file.chapters()[0].name for file in files}) == 1
     for file in files:
         file.close()
 
@@ -97,19 +106,40 @@ def test_folding_keeps_every_sum_and_what_may_be_shipped_in_part(path: Path) -> 
     for i in range(40):
         file.write([Line(entry(f"r{i}", cost=i))], NOON + i)
     before = sums(file)
-    assert file.batch_after(25) is not None, "up to 40 is sent now, and may have been applied"
+    assert after(file, 25).last == 40, "so up to 40 is sent, and may have been applied"
     for i in range(40, 50):
         file.write([Line(entry(f"r{i}", cost=i))], NOON + i)
     before = sums(file)
-    gone = file.fold(applied=20, now=NOON + 3700)
+    gone = file.fold(applied(file, 20), now=NOON + 3700)
     assert gone == 19 + 9
     assert sums(file) == before
-    whole, rest = file.batch_after(0), file.batch_after(20)
-    assert whole is not None
-    assert rest is not None
+    whole, rest = after(file, 0), after(file, 20)
     assert (whole.first, whole.last, rest.first, rest.last) == (1, 50, 21, 50)
-    assert file.unshipped(20) == 20 + 1
-    assert file.fold(applied=20, now=NOON + 3700) == 0
+    assert file.backlog(applied(file, 20)) == 30
+    assert file.fold(applied(file, 20), now=NOON + 3700) == 0
+    file.close()
+
+
+def test_chapters_are_numbered_and_folded_each_for_itself(path: Path) -> None:
+    file = JournalFile(path)
+    file.begin_chapter()
+    for chapter in range(3):
+        for i in range(5):
+            file.write([Line(entry(f"{chapter}.{i}", cost=1))], NOON)
+        file.begin_chapter()
+        file.begin_chapter()
+    first, second, third, empty = file.chapters()
+    assert [(c.base, c.end) for c in (first, second, third, empty)] == [(0, 5), (5, 10), (10, 15), (15, 15)]
+    known = {first.name: 5, second.name: 2, third.name: 99}
+    assert file.pending(known) == [second]
+    batch = file.batch_after(second, known)
+    assert batch is not None
+    assert (batch.first, batch.last) == (3, 5)
+    assert sums(file, known).counts["requests"] == 3 == file.backlog(known)
+    assert file.fold(known, NOON + 7200) == 4 + 1 + 4
+    assert sums(file).counts["requests"] == 15
+    assert sums(file, known).counts["requests"] == 3
+    assert file.batch_after(third, known) is None, "a store that has more than the journal is sent nothing"
     file.close()
 
 
@@ -117,7 +147,7 @@ def test_what_is_fresh_is_not_folded(path: Path) -> None:
     file = JournalFile(path)
     for i in range(10):
         file.write([Line(entry(f"r{i}"))], NOON)
-    assert file.fold(applied=10, now=NOON + 30) == 0
+    assert file.fold(applied(file, 10), now=NOON + 30) == 0
     file.close()
 
 
@@ -127,9 +157,8 @@ def test_a_store_set_back_into_folded_sums_gets_its_entries_counted_again(
     file = JournalFile(path)
     for i in range(20):
         file.write([Line(entry(f"r{i}", cost=i))], NOON)
-    file.fold(applied=20, now=NOON + 7200)
-    batch = file.batch_after(7)
-    assert batch is not None
+    file.fold(applied(file, 20), now=NOON + 7200)
+    batch = after(file, 7)
     assert (batch.first, batch.last) == (8, 20)
     expected = pack_entries([entry(f"r{i}", cost=i) for i in range(7, 20)])
     cells = {name: packed for _, name, packed in batch.sums if name[0] != "="}

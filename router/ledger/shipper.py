@@ -1,0 +1,119 @@
+"""Ships a journal to the store: whatever the store has not applied yet, by whichever worker holds the lock beside it.
+
+Redelivery after a lost acknowledgement changes nothing, and a store that has lost data is sent it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from time import time
+from typing import IO, TYPE_CHECKING
+
+from router.ledger.journal_file import Chapter, JournalFile
+from router.state.values import StoreAway
+
+if TYPE_CHECKING:
+    from router.state.store import RedisStore
+
+log = logging.getLogger(__name__)
+
+_UPKEEP_SECONDS = 60.0
+_OTHERS_SECONDS = 0.05
+
+
+class Shipper:
+    """Ships one journal file, and keeps it small."""
+
+    def __init__(self, path: Path, store: RedisStore, retention: timedelta, most_bytes: int) -> None:
+        """Raises `sqlite3.Error` when the file cannot be opened."""
+        self._file = JournalFile(path)
+        self._store = store
+        self._retention = retention
+        self._most_bytes = most_bytes
+        self._lock: IO[bytes] | None = None
+        self._applied: dict[str, int] = {}
+        self._knows = False
+        self._upkeep_at = time() + _UPKEEP_SECONDS
+
+    @property
+    def backlog(self) -> int:
+        """Commits that the store is not known to have applied."""
+        return self._file.backlog(self._applied)
+
+    async def ship(self) -> None:
+        """Send everything the store has not applied; with nothing new, see that it still has the rest.
+
+        Raises `StoreAway`.
+        """
+        in_charge = self._in_charge()
+        if not (in_charge and self._knows):
+            await self._take_stock()
+        if not in_charge:
+            return
+        pending = self._file.pending(self._applied)
+        for chapter in pending:
+            await self._ship_chapter(chapter)
+        if not pending:
+            await self._see_that_nothing_was_lost()
+
+    async def drain(self) -> None:
+        """Ship until nothing is left, or the store is away. Another worker may be in charge for a moment yet."""
+        with suppress(StoreAway):
+            await self.ship()
+            while self.backlog:
+                await asyncio.sleep(_OTHERS_SECONDS)
+                await self.ship()
+
+    async def keep_small(self) -> None:
+        """Once a minute, fold sums and let go of old entries."""
+        now = time()
+        if now < self._upkeep_at or not self._in_charge():
+            return
+        self._upkeep_at = now + _UPKEEP_SECONDS
+        await asyncio.to_thread(self._file.fold, self._applied, now)
+        since = now - self._retention.total_seconds()
+        if gone := await asyncio.to_thread(self._file.retain, since, self._most_bytes):
+            log.info("%d old entries left the journal; what they add up to stays", gone)
+
+    def close(self) -> None:
+        """Let go of the file and the lock."""
+        self._file.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    async def _take_stock(self) -> None:
+        """Ask how far the store has applied each chapter: at the beginning, and when it has lost some of it."""
+        names = [chapter.name for chapter in self._file.chapters()]
+        self._applied = dict(zip(names, await self._store.applied(names), strict=True))
+        self._knows = True
+
+    async def _ship_chapter(self, chapter: Chapter) -> None:
+        while batch := await asyncio.to_thread(self._file.batch_after, chapter, self._applied):
+            applied = await self._store.ship(batch)
+            if applied != batch.last:
+                await self._take_stock()
+            self._applied[chapter.name] = applied
+
+    async def _see_that_nothing_was_lost(self) -> None:
+        """A store loses all or its newest: the newest chapter that it has is witness for both."""
+        known = [chapter.name for chapter in self._file.chapters() if self._applied.get(chapter.name)]
+        if known and await self._store.applied(known[-1:]) != [self._applied[known[-1]]]:
+            self._knows = False
+
+    def _in_charge(self) -> bool:
+        if self._lock is not None:
+            return True
+        lock = Path(f"{self._file.path}.shipper").open("ab")  # noqa: SIM115 the lock is held while the file is open
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._lock = lock
+        self._file.begin_chapter()
+        return True
