@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
-from policies.addressing import backends, resolve
+from policies.addressing import Target, backends, resolve
 from policies.conditions import Range, When
 from policies.durations import show
 from policies.eligibility import ROOM_FOR_ANSWER, excluded_by
@@ -15,7 +15,7 @@ from policies.objective import Option, cost_order
 from policies.problems import Problem, nearest
 from policies.schema import Backend, Budget, Policy, Rule
 from policies.source import Path, Source
-from policies.values import DOMAINS, Refusal
+from policies.values import DOMAINS
 
 TYPICAL_INPUT, TYPICAL_OUTPUT = 1_000, 300
 """Tokens of the request by which tiers' costs are compared."""
@@ -131,10 +131,8 @@ def _unreached(policy: Policy, source: Source) -> Iterator[Problem]:
     chosen = {tier for rule in _before(policy.rules, settling) for tier in (rule.tier, rule.prefer) if tier is not None}
     if settling is None:
         chosen |= _by_objective(policy)
-    for alias in policy.aliases:
-        target = resolve(policy, alias)
-        if not isinstance(target, Refusal):
-            chosen |= {tier for tier, backend in backends(policy) if target.name in (tier, backend.name)}
+    named = {target.name for alias in policy.aliases if isinstance(target := resolve(policy, alias), Target)}
+    chosen |= {tier for tier, backend in backends(policy) if named & {tier, backend.name}}
     reached = chosen.union(*(policy.fallback.get(tier, ()) for tier in chosen))
     for tier in policy.tiers:
         if tier not in reached:
@@ -192,7 +190,7 @@ def _pointless(policy: Policy, source: Source) -> Iterator[Problem]:
     for index, rule in enumerate(policy.rules):
         if rule.exclude is None:
             continue
-        out = [excluded_by(rule, tier, backend) is not None for tier, backend in backends(policy)]
+        out = [excluded_by(rule.exclude, tier, backend) is not None for tier, backend in backends(policy)]
         path, name = ("rules", index, "exclude"), "name a tier, backend, precision or kind of the policy"
         if not any(out):
             yield source.warning(path, "excludes nothing: no backend is of that description", name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from policies.addressing import backends
-from policies.schema import Backend, Policy, Rule
+from policies.schema import Backend, Exclude, Policy, Rule
 from policies.values import Features, Refusal, View
 
 ROOM_FOR_ANSWER = 256
@@ -79,7 +79,7 @@ def _obstacles(
     if backend.context_window is not None and needed > backend.context_window:
         yield Obstacle(Kind.CONTEXT, f"has a window of {backend.context_window:,} tokens, {needed:,} are needed")
     for rule in excluding:
-        if (why := excluded_by(rule, tier, backend)) is not None:
+        if rule.exclude is not None and (why := excluded_by(rule.exclude, tier, backend)) is not None:
             yield Obstacle(Kind.EXCLUDED, f"is excluded by rule {rule.name!r} ({why})")
     for limited in (tier, backend.name, backend.model):
         if limited in spent:
@@ -88,11 +88,8 @@ def _obstacles(
         yield Obstacle(Kind.COOLDOWN, "rests after failures")
 
 
-def excluded_by(rule: Rule, tier: str, backend: Backend) -> str | None:
+def excluded_by(exclude: Exclude, tier: str, backend: Backend) -> str | None:
     """Say by what a rule excludes a backend, such as ``precision int4``; None where it does not."""
-    exclude = rule.exclude
-    if exclude is None:
-        return None
     facts = (("tier", tier), ("backend", backend.name), ("precision", backend.precision), ("kind", backend.kind))
     return next((f"{what} {fact}" for what, fact in facts if fact in getattr(exclude, what)), None)
 

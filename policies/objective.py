@@ -155,19 +155,17 @@ def _keeping(keep: float, options: Sequence[Option], baseline: Option, standard_
     counted = _bounds(options, baseline, standard_errors)
     if baseline.success is None or not counted:
         return _leaning(options, baseline, "success is not predicted")
-    least = keep * baseline.success.probability
+    least, floored = keep * baseline.success.probability, f"{100 * keep:g}% of {baseline.tier}"
     margins = {tier: bound - least for tier, bound in counted.items()}
     keeping = [option for option in options if margins.get(option.tier, -1.0) >= 0]
     if not keeping:
         best = min((o for o in options if o.tier in counted), key=lambda o: (-counted[o.tier], cost_order(o)))
-        return Choice(
-            best.tier, f"no eligible tier keeps {keep:.0%} of {baseline.tier}: {best.tier} is nearest", margins
-        )
+        return Choice(best.tier, f"no eligible tier keeps {floored}: {best.tier} is nearest", margins)
     chosen = min(keeping, key=cost_order)
     if chosen.tier == baseline.tier:
-        why = f"nothing cheaper keeps {keep:.0%} of {baseline.tier}'s predicted {baseline.success.probability:.2f}"
+        why = f"nothing cheaper keeps {floored}'s predicted {baseline.success.probability:.2f}"
     else:
-        why = f"{chosen.tier} is the cheapest that keeps {keep:.0%} of {baseline.tier}: {_compared(chosen, baseline)}"
+        why = f"{chosen.tier} is the cheapest that keeps {floored}: {_compared(chosen, baseline)}"
     return Choice(chosen.tier, why, margins)
 
 
@@ -216,9 +214,8 @@ def gain_threshold(share: float) -> float:
 
 def _compared(chosen: Option, baseline: Option) -> str:
     """Compare a tier's predicted success and cost with the baseline's."""
-    if chosen.success is None or baseline.success is None:
-        return "success is not predicted"
-    text = f"predicted {chosen.success.probability:.2f} against {baseline.success.probability:.2f}"
+    predicted = (option.success for option in (chosen, baseline))
+    text = "predicted " + " against ".join(f"{success.probability:.2f}" for success in predicted if success)
     return (
         f"{text} at {chosen.cost / baseline.cost:.0%} of its cost"
         if chosen.cost is not None and baseline.cost

@@ -130,6 +130,11 @@ def test_malformed_conditions_are_refused(when: dict) -> None:
         When.model_validate(when)
 
 
+def test_bands() -> None:
+    found = [Signals(complexity=complexity).band for complexity in (None, 0.349, 0.35, 0.649, 0.65)]
+    assert found == [None, "simple", "moderate", "moderate", "complex"]
+
+
 def test_what_conditions_read_is_known_beforehand() -> None:
     when = When.model_validate({"or": [{"header": {"X-A": "1"}}, {"not": {"header": {"x-b": "2"}, "domain": "law"}}]})
     assert headers_read([when, When()]) == {"x-a", "x-b"}

@@ -102,6 +102,20 @@ def test_unpriced_tiers_have_no_price_to_change() -> None:
     assert not any(flip.setting.startswith("large") for flip in explanation.flips)
 
 
+def test_a_tier_is_repriced_even_if_a_backend_out_of_reach_has_no_price() -> None:
+    loaded = a_policy()
+    small = loaded.policy.tiers["small"]
+    backends = (small.backends[0].model_copy(update={"cost": None}), small.backends[1])
+    mixed = small.model_copy(update={"backends": backends})
+    policy = loaded.policy.model_copy(update={"tiers": {**loaded.policy.tiers, "small": mixed}})
+    rules = a_policy(rules=[{"name": "no int4", "exclude": {"precision": "int4"}}]).policy.rules
+    known = some_signals(small=0.93, code=0.93, large=0.93, error=0.0)
+    explanation = explain(
+        replace(loaded, policy=policy.model_copy(update={"rules": rules})), ASKED, known, a_view()
+    )
+    assert "small above" in {flip.setting for flip in explanation.flips}
+
+
 def objective_at(loaded: Loaded, **settings_: float) -> Loaded:
     changed = Objective.model_validate({name: Decimal(repr(value)) for name, value in settings_.items()})
     return replace(loaded, policy=loaded.policy.model_copy(update={"objective": changed}))

@@ -30,7 +30,7 @@ def test_nothing_is_said_of_a_clean_policy() -> None:
 @pytest.mark.parametrize(
     ("addition", "place", "said"),
     [
-        ("rules: [{name: r, when: {turns: {at_least: 5, less_than: 5}}, tier: large}]", "5:26", "is at least 5 and less"),
+        ("rules: [{name: r, when: {turns: {at_least: 5, less_than: 5}}, tier: large}]", "5:26", "at least 5 and"),
         ("rules: [{name: r, when: {turns: {less_than: 1}}, tier: large}]", "5:26", "no request can match"),
         ("rules: [{name: r, when: {complexity: {more_than: 1}}, tier: large}]", "5:26", "from 0 to 1 is possible"),
         (RULES + "or: [{input_tokens: {less_than: 0}}]}, tier: large}]", "5:32", "no request can match"),
@@ -38,12 +38,12 @@ def test_nothing_is_said_of_a_clean_policy() -> None:
         ("rules: [{name: r, when: {domain: zzz}, tier: large}]", "5:26", "add it under classifier.domains"),
         ("rules: [{name: r, when: {and: [{}]}, tier: large}]", "5:32", "always holds"),
         ("budgets: [{name: b, per: day, usd: 1, when: {domain: zzz}}]", "5:46", "there is no domain 'zzz'"),
-        ("rules: [{name: r, prefer: large}, {name: r, exclude: {tier: small}}]", "5:36", "another rule is named 'r' too"),
+        ("rules: [{name: r, prefer: large}, {name: r, exclude: {tier: small}}]", "5:36", "is named 'r' too"),
         (RULES + "has_code: true}, tier: large}, {name: b, when: {has_code: true, language: en}, tier: small}]", "5:57",
           "never decides: rule 'a' above matches whenever this one does"),
         (RULES + "domain: [law, math]}, prefer: large}, {name: b, when: {domain: law}, prefer: small}]", "5:64",
           "never decides"),
-        (RULES + "turns: {at_least: 2}}, tier: large}, {name: b, when: {turns: {more_than: 2}}, prefer: small}]", "5:63",
+        (RULES + "turns: {at_least: 2}}, tier: large}, {name: b, when: {turns: {at_least: 3}}, prefer: small}]", "5:63",
           "never decides"),
         (RULES + "input_tokens: {more_than: 9000}}, tier: small}]", "5:9", "sends at least 9,001 tokens to small"),
         (RULES + "input_tokens: {at_most: 7900}}, tier: small}]", "5:9", "sends up to 7,900 tokens to small"),
@@ -91,6 +91,7 @@ def test_suspicions_of_backends(change: tuple[str, str], said: str) -> None:
         "objective: {large_share: 0.2}",
         "rules: [{name: r, when: {input_tokens: {at_most: 7000}}, tier: small}]",
         "fallback: {small: [large], large: [small]}",
+        "rules: [{name: r, prefer: small}]\nfallback: {small: [large], large: [small]}",
     ],
 )
 def test_what_makes_sense_is_left_alone(addition: str) -> None:
