@@ -85,7 +85,11 @@ class Dispatcher:
     ) -> None:
         """``wall`` gives Unix time. ``on_rest`` is told when a backend begins to rest, and for how many seconds."""
         self._clock = asyncio.get_running_loop().time
-        self._lanes = {name: Lane(backend, policy, self._clock, wall, on_rest) for name, backend in backends.items()}
+        self._resting: set[str] = set()
+        self._tell = on_rest
+        self._lanes = {
+            name: Lane(backend, policy, self._clock, wall, self._rests) for name, backend in backends.items()
+        }
         self._retries = policy.retries
         self._deadline = policy.timeouts.deadline.total_seconds()
         self._windows = {
@@ -103,12 +107,19 @@ class Dispatcher:
 
     def cooling(self) -> frozenset[str]:
         """Backends that rest after failures."""
-        return frozenset(name for name, lane in self._lanes.items() if lane.cooling)
+        self._resting = {name for name in self._resting if not self._lanes[name].closed}
+        return frozenset(name for name in self._resting if self._lanes[name].cooling)
 
     def rest(self, backend: str, seconds: float) -> None:
         """Let a backend rest that another proxy found failing."""
         if backend in self._lanes:
             self._lanes[backend].rest(seconds)
+            self._resting.add(backend)
+
+    def _rests(self, backend: str, seconds: float) -> None:
+        self._resting.add(backend)
+        if self._tell is not None:
+            self._tell(backend, seconds)
 
     async def run(self, order: Order, decision: Decision, trail: list[Attempt] | None = None) -> Answer:
         """Make attempts until one answers. Raises `Exhausted` when none does, before a byte of content.
@@ -167,11 +178,11 @@ class Dispatcher:
         if any(other.tier == step.tier and self._lanes[other.backend].slots.free for other in spare):
             patience = 0.0
         try:
-            await lane.admit(patience, insist=not spare)
+            probe = await lane.admit(patience, insist=not spare)
             try:
                 await lane.slots.take(patience)
             except BaseException:
-                lane.settle("rejected", "full", None)
+                lane.settle("rejected", "full", None, probe=probe)
                 raise
         except UpstreamError as error:
             refused = Attempt(step.backend, step.tier, lane.model, "rejected", error=error.kind, phase="connect")
@@ -179,7 +190,7 @@ class Dispatcher:
             raise
         first = limits.first_token if order.stream else limits.answer
         now = self._clock()
-        return Flight(lane, step, order.input_tokens, min(now + min(first, limits.total), deadline), trail)
+        return Flight(lane, step, order.input_tokens, min(now + min(first, limits.total), deadline), trail, probe=probe)
 
     async def _send(self, lane: Lane, flight: Flight, order: Order) -> None:
         flight.carry(await lane.backend.send(Call(order.path, order.body, order.stream)))

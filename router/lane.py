@@ -41,7 +41,7 @@ class Lane:
         policy: schema.Policy,
         clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
-        on_rest: Callable[[str, float], None] | None = None,
+        on_rest: Callable[[str, float], None] = lambda name, seconds: None,
     ) -> None:
         """``on_rest`` is told when the backend begins to rest, and for how many seconds."""
         config = backend.config
@@ -60,14 +60,15 @@ class Lane:
         self._verdict: asyncio.Future[None] | None = None
 
     @property
-    def cooling(self) -> bool:
-        """Whether the backend rests or is being probed."""
-        return self._circuit.until is not None and self._circuit.state(self.clock()) != "closed" and not self._due
+    def closed(self) -> bool:
+        """Whether the breaker lets everything pass."""
+        return self._circuit.until is None
 
     @property
-    def _due(self) -> bool:
+    def cooling(self) -> bool:
+        """Whether the backend rests or is being probed; not any more once a probe is due."""
         circuit = self._circuit
-        return circuit.until is not None and not circuit.probing and self.clock() >= circuit.until
+        return circuit.until is not None and (circuit.probing or self.clock() < circuit.until)
 
     @property
     def state(self) -> breaker.State:
@@ -79,8 +80,8 @@ class Lane:
         """When the rest ends, on the lane's clock; in the past where there is none."""
         return self._circuit.until or 0.0
 
-    async def admit(self, patience: float, *, insist: bool = False) -> None:
-        """Pass the breaker. Raises `UpstreamError` of kind ``cooling``.
+    async def admit(self, patience: float, *, insist: bool = False) -> bool:
+        """Pass the breaker; whether the call is its probe. Raises `UpstreamError` of kind ``cooling``.
 
         ``insist`` is for a caller with nowhere else to go: it probes before the rest is over, or, while a probe is out,
         waits at most ``patience`` seconds for what the probe finds.
@@ -95,20 +96,22 @@ class Lane:
                 "cooling", "The backend rests after failures.", phase="connect", status=503, retry_after=rest
             )
         self._circuit = circuit
+        return circuit.probing
 
-    def settle(self, outcome: Outcome, kind: str, retry_after: float | None) -> None:
-        """Tell the breaker how a call ended that `admit` let through."""
+    def settle(self, outcome: Outcome, kind: str, retry_after: float | None, *, probe: bool) -> None:
+        """Tell the breaker how a call ended that `admit` let through. While it rests, only its probe's word counts."""
         before = self._circuit
+        if before.until is not None and not probe:
+            return
         if outcome == "ok" or (kind in breaker.HARMLESS and outcome == "error"):
             self._circuit = breaker.succeeded(before)
         elif kind in breaker.HARMLESS or outcome in ("cancelled", "rejected"):
             self._circuit = breaker.abandoned(before)
         else:
             self._circuit = breaker.failed(before, self.clock(), self._cooldown, kind, retry_after)
-            until = self._circuit.until
-            if until is not None and until != before.until and self._on_rest is not None:
-                self._on_rest(self.name, max(0.0, until - self.clock()))
-        if before.probing and not self._circuit.probing and self._verdict is not None:
+            if self._circuit.until is not None:
+                self._on_rest(self.name, self._circuit.until - self.clock())
+        if probe and self._verdict is not None:
             self._verdict.set_result(None)
             self._verdict = None
 
@@ -131,14 +134,16 @@ class Flight:
     """
 
     __slots__ = (
-        "_gpu_id", "_input_tokens", "_lane", "_reply", "_step", "_trail", "attempt", "characters", "cost_nanos",
-        "landed", "started", "ttft_ms", "usage", "watch",
+        "_gpu_id", "_input_tokens", "_lane", "_probe", "_reply", "_step", "_trail", "attempt", "characters",
+        "cost_nanos", "landed", "started", "ttft_ms", "usage", "watch",
     )  # fmt: skip
 
-    def __init__(self, lane: Lane, step: Step, input_tokens: int, end: float, trail: list[Attempt]) -> None:
+    def __init__(
+        self, lane: Lane, step: Step, input_tokens: int, end: float, trail: list[Attempt], *, probe: bool = False
+    ) -> None:
         """``end`` is when the first phase must be over. ``trail`` gets the attempt when it lands."""
         self._lane, self._step, self._trail = lane, step, trail
-        self._input_tokens = input_tokens
+        self._input_tokens, self._probe = input_tokens, probe
         self._reply: Reply | None = None
         self.started = lane.clock()
         self.usage: Usage | None = None
@@ -222,7 +227,7 @@ class Flight:
             precision=lane.precision,
         )
         self._trail.append(self.attempt)
-        lane.settle(outcome, kind, error.retry_after if error is not None else None)
+        lane.settle(outcome, kind, error.retry_after if error is not None else None, probe=self._probe)
         lane.slots.give_back(now - self.started)
 
     def fail(self, error: UpstreamError) -> None:

@@ -7,15 +7,17 @@ searching its bytes for the four things that matter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from policies.values import Usage
 
 CHARACTERS_PER_TOKEN = 4
 """What an estimate assumes where a backend reports no usage; about right for English with today's tokenizers."""
 
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
+_SAID = frozenset(
+    {"content", "reasoning_content", "reasoning", "refusal", "text", "tool_calls", "function_call", "audio", "images"}
+)
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 
 
 def usage_of(stated: object) -> Usage | None:
@@ -29,6 +31,8 @@ def usage_of(stated: object) -> Usage | None:
     given = _count(stated, "completion_tokens", "output_tokens")
     if taken is None and given is None:
         return None
+    if stated.keys() <= _PLAIN:
+        return Usage(input_tokens=taken or 0, output_tokens=given or 0)
     prompt = _details(stated, "prompt_tokens_details", "input_tokens_details")
     completion = _details(stated, "completion_tokens_details", "output_tokens_details")
     total_in, total_out = taken or 0, given or 0
@@ -58,20 +62,19 @@ def input_estimate(body: Mapping[str, Any]) -> int:
     return count + -(-sum(map(_length, given)) // CHARACTERS_PER_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one document of an answer, a whole body or one chunk, holds.
+class Look(NamedTuple):
+    """What one document of an answer, a whole body or one chunk, holds. (A tuple, because one is made for each chunk.)
 
-    ``characters`` of generated text (tool arguments and reasoning too), over all choices. ``finished`` says that some
-    choice states a finish reason. ``content`` says that there is something to read: text, a tool call, or an end.
+    ``characters`` of generated text (tool arguments and reasoning too), over all choices. ``finished`` counts choices
+    that state a finish reason. ``content`` says that there is something to read: text, a tool call, or an end.
+    ``bare_usage`` is usage and no choices: the chunk that a client sees only if it asked for usage.
     """
 
     characters: int = 0
     content: bool = False
-    finished: bool = False
+    finished: int = 0
     usage: Usage | None = None
     bare_usage: bool = False
-    """Usage and no choices: the chunk that a client sees only if it asked for usage."""
 
 
 def look(document: Mapping[str, Any]) -> Look:
@@ -79,22 +82,20 @@ def look(document: Mapping[str, Any]) -> Look:
     choices = document.get("choices")
     stated = document.get("usage")
     usage = usage_of(stated) if stated else None
-    characters, content, finished = 0, False, False
-    if isinstance(choices, list):
+    characters, content, finished = 0, False, 0
+    if type(choices) is list:
         for choice in choices:
-            if not isinstance(choice, dict):
+            if type(choice) is not dict:
                 continue
             part = choice.get("delta") or choice.get("message") or choice
-            if isinstance(part, dict):
-                for name in _TEXTS:
-                    text = part.get(name)
-                    if text:
-                        characters += len(text) if isinstance(text, str) else _length(text)
-                if part.get("tool_calls") or part.get("function_call") or part.get("audio") or part.get("images"):
-                    content = True
-                    characters += _length(part.get("tool_calls")) + _length(part.get("function_call"))
-            finished = finished or bool(choice.get("finish_reason"))
-    return Look(characters, content or finished or characters > 0, finished, usage, usage is not None and not choices)
+            if type(part) is dict:
+                for name, value in part.items():
+                    if value and name in _SAID:
+                        content = True
+                        characters += len(value) if type(value) is str else _length(value)
+            if choice.get("finish_reason"):
+                finished += 1
+    return Look(characters, content or finished > 0, finished, usage, usage is not None and not choices)
 
 
 def _length(value: object) -> int:
