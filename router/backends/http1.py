@@ -112,14 +112,14 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._incoming: Incoming | None = None
         self._headers: dict[str, str] = {}
-        self._head_size = 0
+        self._head_size = self._named = 0
         self._reading = True
 
     def send(self, request: bytes) -> Incoming:
         """Send a request; what comes back arrives in the `Incoming`."""
         assert self._transport is not None
         self._incoming = Incoming(self)
-        self._headers, self._head_size = {}, 0
+        self._headers, self._head_size, self._named = {}, 0, 0
         self._transport.write(request)
         return self._incoming
 
@@ -174,18 +174,27 @@ class Connection(asyncio.Protocol):
             return self._refuse("headers without end")
         return None
 
+    def on_message_begin(self) -> None:
+        """httptools: a response begins. One that nobody asked for makes the connection unfit for another."""
+        if self._incoming is None:
+            self.abort()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: one header; repeated ones join with a comma."""
+        self._named += len(name) + len(value)
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:
         """httptools: the head is whole; informational responses (1xx) are passed over."""
         status = self._parser.get_status_code()
+        if self._named > LARGEST_HEAD:
+            return self._refuse("headers without end")
         if status >= 200 and self._incoming is not None:
             self._incoming.headers, self._incoming.status = self._headers, status
             self._incoming.wake()
         self._headers = {}
+        return None
 
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""

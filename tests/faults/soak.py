@@ -13,6 +13,7 @@ import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +34,29 @@ MILD = [fault for fault in FAULTS if not fault.url and not fault.tls and fault.n
 
 @dataclass
 class Tally:
-    """What came of all requests. ``unheard`` attempts may have ended before the backend had read them."""
+    """What came of all requests: counts by outcome, and for requests that ended lately how many attempts were made.
+
+    An attempt may end before the backend has read it: the client left, the connection was reset, time was up. Those
+    come on top: ``ended`` holds how many attempts the backend must have heard of, and how many more it may have.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     attempts: Counter[str] = field(default_factory=Counter)
-    unheard: Counter[str] = field(default_factory=Counter)
+    ended: dict[str, tuple[int, int]] = field(default_factory=dict)
+    due: dict[str, tuple[int, int]] = field(default_factory=dict)
+    heard: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
     requests: int = 0
+
+    def compare(self, upstreams: Sequence[Upstream]) -> None:
+        """Hold requests that had ended before the last call against what the backends heard, and forget them."""
+        for upstream in upstreams:
+            self.heard.update(body["user"] for body in upstream.requests)
+            upstream.requests.clear()
+        for user, (made, more) in self.due.items():
+            if not made <= self.heard.pop(user, 0) <= made + more:
+                self.wrong.append(f"request {user}: {made} attempts or up to {more} more, upstream heard otherwise")
+        self.due, self.ended = self.ended, {}
 
 
 async def misbehave(peer: Peer) -> None:
@@ -70,10 +88,15 @@ async def client(dispatcher: Dispatcher, backends: int, number: int, tally: Tall
     except Exhausted:
         outcome = "refused"
     tally.outcomes[outcome] += 1
-    for attempt in trail:
-        if attempt.phase != "connect":
-            unheard = attempt.outcome == "cancelled" or attempt.error == "reset"
-            (tally.unheard if unheard else tally.attempts)[str(number)] += 1
+    made = [attempt for attempt in trail if attempt.phase != "connect"]
+    tally.attempts.update(attempt.outcome for attempt in made)
+    unheard = sum(_unheard(attempt) for attempt in made)
+    tally.ended[str(number)] = (len(made) - unheard, unheard)
+
+
+def _unheard(attempt: Attempt) -> bool:
+    early = attempt.phase == "headers" and attempt.outcome in ("cancelled", "timeout")
+    return early or attempt.error == "reset"
 
 
 def resident() -> float:
@@ -105,18 +128,20 @@ async def soak(seconds: float, at_once: int = 32) -> tuple[Tally, list[str]]:
                 if not warm and passed > seconds / 3:
                     warm = resident()
 
-        await asyncio.gather(*(clients() for _ in range(at_once)))
+        running = asyncio.gather(*(clients() for _ in range(at_once)))
+        while not running.done():
+            await asyncio.wait((running,), timeout=1)
+            tally.compare(upstreams)
         grown = resident() - warm
         for upstream in upstreams:
             async with asyncio.timeout(1):
                 await upstream.idle()
         wrong += [f"{count} slots of {name}" for name, count in dispatcher.in_flight().items() if count]
         wrong += [f"{grown:.1f} MiB more memory"] if grown > 16 else []
-        heard = Counter(body["user"] for upstream in upstreams for body in upstream.requests)
-        for user in heard.keys() | tally.attempts.keys():
-            made, more = tally.attempts[user], tally.unheard[user]
-            if not made <= heard[user] <= made + more:
-                wrong.append(f"request {user}: {made} attempts, or up to {more} more, but upstream heard {heard[user]}")
+        for _ in range(2):
+            tally.compare(upstreams)
+        wrong += tally.wrong
+        wrong += [f"request {user}: heard {count} times and never made" for user, count in tally.heard.items()]
         for backend in backends.values():
             await backend.aclose()
     await asyncio.sleep(0.05)
@@ -133,7 +158,7 @@ def main() -> int:
     random.seed(asked.seed)
     tally, wrong = asyncio.run(soak(asked.seconds))
     print(f"{tally.requests} requests in {asked.seconds:.0f} s: {dict(tally.outcomes)}")
-    print(f"{tally.attempts.total()} attempts ended by themselves, {tally.unheard.total()} were cancelled or reset")
+    print(f"{tally.attempts.total()} attempts: {dict(tally.attempts)}")
     print("\n".join(wrong[:20]) if wrong else "nothing in flight, no task left, memory flat, upstream's count agrees")
     return 1 if wrong else 0
 
