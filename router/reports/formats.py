@@ -11,7 +11,9 @@ from typing import Any
 import orjson
 
 from policies.money import usd
+from router.reports.gpus import GpuBill
 from router.reports.report import Report, Row
+from router.reports.savings import Interval
 
 _MONEY = ("cost", "wasted", "baseline", "saving")
 _COUNTS = (
@@ -28,6 +30,8 @@ def as_dict(report: Report) -> dict[str, Any]:
         "by": list(report.by),
         "rows": [dict(zip(report.by, row.group, strict=True)) | _row(report, row) for row in report.rows],
         "total": _row(report, report.total),
+        "saving_interval": None if report.interval is None else _interval(report.interval),
+        "gpus": [_gpu(bill) for bill in report.gpus],
         "notes": list(report.notes),
     }
 
@@ -43,6 +47,27 @@ def _row(report: Report, row: Row) -> dict[str, Any]:
     for latency, values in row.latencies.items():
         for percentile, milliseconds in zip(("p50", "p95", "p99"), values or (None,) * 3, strict=True):
             flat[f"{latency}_ms_{percentile}"] = None if milliseconds is None else round(milliseconds, 3)
+    return flat
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    return {
+        "confidence": 0.95,
+        "low_usd": float(usd(interval.low_nanos)),
+        "high_usd": float(usd(interval.high_nanos)),
+        "low_share": interval.low_share,
+        "high_share": interval.high_share,
+    }
+
+
+def _gpu(bill: GpuBill) -> dict[str, Any]:
+    flat: dict[str, Any] = {"backend": bill.backend, "hours": bill.seconds / 3600, "output_tokens": bill.output_tokens}
+    for name in ("billed", "paid", "idle"):
+        nano_dollars = getattr(bill, f"{name}_nanos")
+        flat |= {f"{name}_nanos": nano_dollars, f"{name}_usd": float(usd(nano_dollars))}
+    for name, busy in (("usd_per_mtok", False), ("usd_per_mtok_busy", True)):
+        nano_dollars = bill.nanos_per_mtok(busy=busy)
+        flat[name] = None if nano_dollars is None else float(usd(nano_dollars))
     return flat
 
 
@@ -67,8 +92,33 @@ def as_markdown(report: Report) -> str:
     header, *body = lines
     rule = ["---" if position < len(report.by) else "---:" for position in range(len(header))]
     table = "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in [header, rule, *body])
-    notes = "".join(f"\n- {note}" for note in report.notes)
+    notes = "".join(f"\n- {note}" for note in remarks(report))
     return f"**Cost report**, {report.window}\n\n{table}\n{notes}\n"
+
+
+def remarks(report: Report) -> list[str]:
+    """What stands under the table: how sure the saving is, GPU bills, and what the sums do not say."""
+    lines = []
+    places = decimals(abs(report.total.baseline_nanos))
+    if report.interval is not None and report.total.saving_share is not None:
+        low, high = report.interval.low_nanos, report.interval.high_nanos
+        lines.append(
+            f"saving {dollars(report.total.saving_nanos, places)} ({report.total.saving_share:+.1%} of the baseline), "
+            f"95% interval {dollars(low, places)} to {dollars(high, places)} "
+            f"({report.interval.low_share:+.1%} to {report.interval.high_share:+.1%})"
+        )
+    if report.total.wasted_nanos:
+        wasted = dollars(report.total.wasted_nanos, decimals(report.total.cost_nanos))
+        lines.append(f"{wasted} of the cost went into attempts that did not answer")
+    for bill in report.gpus:
+        digits = decimals(bill.billed_nanos)
+        per_mtok, busy = bill.nanos_per_mtok(busy=False), bill.nanos_per_mtok(busy=True)
+        rate = "" if per_mtok is None else f"; {dollars(per_mtok, 2)} per million tokens, {dollars(busy or 0, 2)} busy"
+        lines.append(
+            f"GPUs of {bill.backend}: {bill.seconds / 3600:,.2f} h, {dollars(bill.billed_nanos, digits)} billed = "
+            f"{dollars(bill.paid_nanos, digits)} requests + {dollars(bill.idle_nanos, digits)} idle{rate}"
+        )
+    return [*lines, *report.notes]
 
 
 def columns(report: Report) -> list[list[str]]:

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from policies.money import NANOS_PER_USD
 from router.ledger import histogram
-from router.ledger.sums import COUNTS, LATENCIES, MONEY, Cell
+from router.ledger.sums import COUNTS, GPU_FIELD, LATENCIES, MONEY, SAVING_FIELD, Cell, merge_all
+from router.reports.gpus import GpuBill, gpu_bills
+from router.reports.savings import Interval, interval
 from router.reports.window import Window
 
 DIMENSIONS: Final = ("tier", "model", "backend", "domain", "key", "precision", "hour", "day")
@@ -58,12 +60,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the ledger says of a window. ``rows`` are by ``by``, in time's order or the dearest first."""
+    """What the ledger says of a window. ``rows`` are by ``by``, in time's order or the dearest first.
+
+    ``interval`` is that of the total's saving; ``gpus`` has the bills of backends priced by time.
+    """
 
     window: Window
     by: tuple[str, ...]
     rows: tuple[Row, ...]
     total: Row
+    interval: Interval | None = None
+    gpus: tuple[GpuBill, ...] = ()
     notes: tuple[str, ...] = ()
 
     def cost_share(self, row: Row) -> float:
@@ -83,16 +90,27 @@ def report(
             raise ValueError(f"cannot report by {dimension!r}; expected one of {', '.join(DIMENSIONS)}")
     zone, hours = window.since.tzinfo, window.hours
     groups: dict[tuple[str, ...], list[bytes]] = defaultdict(list)
-    everything: list[bytes] = []
+    backends: dict[str, list[bytes]] = defaultdict(list)
+    apart: list[tuple[int, str, bytes]] = []
     for hour, name, packed in sums:
-        if hour in hours and not name.startswith("="):
-            groups[_group(Cell.of(hour, name), by, zone)].append(packed)
-            everything.append(packed)
+        if hour not in hours:
+            continue
+        if name.startswith("="):
+            apart.append((hour, name, packed))
+            continue
+        cell = Cell.of(hour, name)
+        groups[_group(cell, by, zone)].append(packed)
+        backends[cell.backend].append(packed)
     rows = [_row(group, tallies) for group, tallies in groups.items()]
     in_time = bool(by) and by[0] in ("hour", "day")
     rows.sort(key=lambda row: row.group if in_time else (-row.cost_nanos, *row.group))
-    total = _row((), everything)
-    return Report(window, tuple(by), tuple(rows), total, (*_caveats(total), *notes))
+    total = _row((), [packed for tallies in groups.values() for packed in tallies])
+    merged = [(hour, name, packed) for (hour, name), packed in merge_all(apart).items()]
+    sure = interval(packed for _, name, packed in merged if name == SAVING_FIELD)
+    held = {name.split("\x1f")[1] for _, name, _ in merged if name.startswith(GPU_FIELD)}
+    used = {name: _row((), backends[name]) for name in held & backends.keys()}
+    gpus = gpu_bills(merged, {name: (row.cost_nanos, row.output_tokens) for name, row in used.items()})
+    return Report(window, tuple(by), tuple(rows), total, sure, gpus, (*_caveats(total), *notes))
 
 
 def _group(cell: Cell, by: Sequence[str], zone: tzinfo | None) -> tuple[str, ...]:
@@ -141,9 +159,11 @@ def _latencies(tallies: Sequence[bytes]) -> dict[str, tuple[float, float, float]
 def _caveats(total: Row) -> list[str]:
     caveats = []
     if total.unpriced:
+        share = total.unpriced / total.requests if total.requests else 1
         caveats.append(
-            f"{total.unpriced} of {total.requests} requests are unpriced: their cost is unknown and not in these sums"
+            f"{total.unpriced} requests ({share:.1%}) are unpriced: their cost is unknown, not in these sums"
         )
     if total.estimated:
-        caveats.append(f"{total.estimated} of {total.requests} requests are billed on estimated, not measured, tokens")
+        share = total.estimated / total.requests if total.requests else 1
+        caveats.append(f"{total.estimated} requests ({share:.1%}) are billed on estimated, not measured, tokens")
     return caveats

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.reports.formats import columns, decimals, dollars
+from router.reports.budgets import Standing
+from router.reports.comparison import change, pairs
+from router.reports.formats import columns, decimals, dollars, remarks
 from router.reports.report import Report
 
 if TYPE_CHECKING:
@@ -33,8 +36,8 @@ def print_report(console: Console, report: Report) -> None:
     console.print(table)
     if console.is_terminal and len(report.rows) > 1 and report.total.cost_nanos > 0:
         _print_bars(console, report)
-    for note in report.notes:
-        console.print(f"· {note}", markup=False, highlight=False)
+    for remark in remarks(report):
+        console.print(f"· {remark}", markup=False, highlight=False)
 
 
 def _print_bars(console: Console, report: Report) -> None:
@@ -49,3 +52,78 @@ def _print_bars(console: Console, report: Report) -> None:
         bar = Bar(largest, 0, max(0, row.cost_nanos), width=_BAR_WIDTH, color="green")
         bars.add_row(Text(" ".join(row.group)), bar, dollars(row.cost_nanos, places))
     console.print(bars)
+
+
+def print_gpus(console: Console, report: Report) -> None:
+    """Print what GPUs cost, and how much of it nobody used."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=f"GPU bills, {report.window}", title_justify="left")
+    table.add_column("backend")
+    for name in ("hours", "billed", "requests", "idle", "", "per Mtok", "per Mtok busy"):
+        table.add_column(name, justify="right")
+    for bill in report.gpus:
+        places = decimals(bill.billed_nanos)
+        money = (dollars(nanos, places) for nanos in (bill.billed_nanos, bill.paid_nanos, bill.idle_nanos))
+        idle = f"{bill.idle_nanos / bill.billed_nanos:.1%}" if bill.billed_nanos else ""
+        rates = (bill.nanos_per_mtok(busy=busy) for busy in (False, True))
+        shown = ("" if rate is None else dollars(rate, 2) for rate in rates)
+        table.add_row(bill.backend, f"{bill.seconds / 3600:,.2f}", *money, idle, *shown)
+    console.print(table)
+
+
+def print_comparison(console: Console, before: Report, now: Report) -> None:
+    """Print two windows side by side."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    places = decimals(max(before.total.cost_nanos, now.total.cost_nanos))
+    table = Table(box=box.SIMPLE_HEAD, title=f"{before.window}  →  {now.window}", title_justify="left")
+    for name in now.by:
+        table.add_column(name)
+    for name in ("requests", "", "cost", "", "saving", ""):
+        table.add_column(name, justify="right")
+    for pair in pairs(before, now):
+        cells = [*pair.group, *[""] * (len(now.by) - len(pair.group))]
+        for figure in ("requests", "cost_nanos", "saving_nanos"):
+            then, here = pair.numbers(figure)
+            shown = (
+                f"{then:,} → {here:,}" if figure == "requests" else f"{dollars(then, places)} → {dollars(here, places)}"
+            )
+            cells += (shown, change(then, here))
+        table.add_row(*map(Text, cells))
+    console.print(table)
+
+
+def print_standings(console: Console, found: Sequence[Standing]) -> None:
+    """Print where budgets stand."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title="Budgets", title_justify="left")
+    for name in ("budget", "of", "since", "spent", "tokens", "requests", "limit", "used"):
+        table.add_column(name, justify="left" if name in ("budget", "of", "since") else "right")
+    for standing in found:
+        table.add_row(
+            Text(standing.budget),
+            Text(standing.subject or "all"),
+            f"{standing.since:%Y-%m-%d %H:%M}",
+            dollars(standing.nanos, decimals(standing.nanos)),
+            f"{standing.tokens:,}",
+            f"{standing.requests:,}",
+            _limit(standing),
+            "" if standing.share is None else f"{standing.share:.1%}",
+        )
+    console.print(table)
+
+
+def _limit(standing: Standing) -> str:
+    limits = standing.limits
+    if limits is None:
+        return ""
+    parts = [f"${limits.usd}" if limits.usd is not None else "", f"{limits.tokens:,} tokens" if limits.tokens else ""]
+    parts.append(f"{limits.requests:,} requests" if limits.requests else "")
+    return f"{', '.join(part for part in parts if part)} a {limits.per}"

@@ -41,6 +41,12 @@ def window(since: str, until: str | None, now: datetime) -> Window:
     return Window(start.astimezone(zone), end.astimezone(zone))
 
 
+def shifted(window: Window, since: datetime) -> Window:
+    """A window of the same length that begins at ``since``, or with the whole hour that it lies in."""
+    start = _whole_hour(since, up=False)
+    return Window(start, start + (window.until - window.since))
+
+
 def _moment(text: str, now: datetime) -> datetime:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     named = {"now": now, "today": midnight, "yesterday": _days_before(midnight, 1), "month": midnight.replace(day=1)}

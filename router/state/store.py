@@ -292,6 +292,20 @@ class RedisStore:
         )
         return Snapshot(sums, {journal.decode(): int(number) for journal, number in applied.items()})
 
+    async def accounts(self) -> list[tuple[int, str, bytes]]:
+        """What is spent of every budget's account that is still kept, as packed sums. Raises `StoreAway`."""
+        return await self._ask(self._accounts(), 10 * _BACKGROUND_SECONDS)
+
+    async def _accounts(self) -> list[tuple[int, str, bytes]]:
+        prefix = self._key("budget", "")
+        found = []
+        async for key in self._client.scan_iter(match=f"{prefix}*", count=1000):
+            name = key.decode().removeprefix(prefix)
+            if not name.endswith("\x1fholds") and (packed := await self._client.hget(key, "spent")):
+                hour = int(name.rpartition("\x1f")[2]) // 3600
+                found.append((hour, f"{BUDGET_FIELD}\x1f{name}", packed))
+        return found
+
     async def recent(self, count: int = 100) -> list[bytes]:
         """The newest entries as JSON, newest first. Raises `StoreAway`."""
         found = await self._ask(self._client.xrevrange(self._key("recent"), count=count), _BACKGROUND_SECONDS)

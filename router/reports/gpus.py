@@ -1,0 +1,49 @@
+"""What GPUs cost: the whole bill, what requests paid of it, and the idle rest. They add up to the nano-dollar."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from router.ledger.sums import GPU_FIELD, seconds_held
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBill:
+    """One backend's GPUs over a window. ``paid_nanos + idle_nanos == billed_nanos``, always.
+
+    The bill is for every second in which some proxy held the backend in its policy. Idle may come out a little below
+    zero where a request that began before the window ended in it.
+    """
+
+    backend: str
+    seconds: int
+    billed_nanos: int
+    paid_nanos: int
+    output_tokens: int
+
+    @property
+    def idle_nanos(self) -> int:
+        """What nobody used."""
+        return self.billed_nanos - self.paid_nanos
+
+    def nanos_per_mtok(self, *, busy: bool) -> int | None:
+        """Nano-dollars per million output tokens: over the whole bill, or over the ``busy`` part of it alone."""
+        nanos = self.paid_nanos if busy else self.billed_nanos
+        return nanos * 1_000_000 // self.output_tokens if self.output_tokens else None
+
+
+def gpu_bills(sums: Iterable[tuple[int, str, bytes]], used: Mapping[str, tuple[int, int]]) -> tuple[GpuBill, ...]:
+    """The bills in some packed sums; ``used`` gives the nano-dollars paid and tokens written of each backend."""
+    held: dict[tuple[str, int], int] = defaultdict(int)
+    for _, name, packed in sums:
+        if name.startswith(GPU_FIELD):
+            _, backend, hour_nanos = name.split("\x1f")
+            held[backend, int(hour_nanos)] += seconds_held(packed)
+    seconds: dict[str, int] = defaultdict(int)
+    billed: dict[str, int] = defaultdict(int)
+    for (backend, rate), count in held.items():
+        seconds[backend] += count
+        billed[backend] += rate * count // 3600
+    return tuple(GpuBill(name, seconds[name], billed[name], *used.get(name, (0, 0))) for name in sorted(seconds))
