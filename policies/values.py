@@ -116,13 +116,40 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineView:
+    """What an engine says of itself. None is unknown: absent, stale or not told yet; it is never zero.
+
+    ``waiting`` and ``running`` count requests there, ``elsewhere`` those of them that this proxy did not send.
+    ``kv_use`` is the share of its KV cache in use, ``kv_tokens`` the cache's size. ``prefix_hit_rate`` is the share of
+    prompt tokens found in its prefix cache. ``draft_acceptance`` is accepted by proposed draft tokens, ``draft_length``
+    the proposed ones of one pass, ``first_acceptance`` how often the first of them is accepted, ``tokens_per_pass``
+    what a pass yields, the target model's own token included. Rates are over the last minute.
+    """
+
+    waiting: float | None = None
+    running: float | None = None
+    elsewhere: float | None = None
+    kv_use: float | None = None
+    kv_tokens: float | None = None
+    prefix_hit_rate: float | None = None
+    draft_acceptance: float | None = None
+    draft_length: float | None = None
+    first_acceptance: float | None = None
+    tokens_per_pass: float | None = None
+    ttft_ms: float | None = None
+    tokens_per_second: float | None = None
+    prefill_tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """The world outside the request, read by the pipeline so that `decide` can stay pure.
 
     ``now`` carries its time zone. ``cooling`` names backends in cooldown. ``in_flight`` counts requests per backend.
     ``exceeded`` names budgets that this request would overrun. ``spent_today`` is dollars since midnight. ``draw`` is a
     uniform number in [0, 1) for logged exploration. An exceeded budget of scope ``tier`` or ``model`` is named with
-    what it limits, as ``name/target``.
+    what it limits, as ``name/target``. ``engines`` has what fresh metrics say, by backend. ``warm`` is how many of the
+    request's leading tokens a backend probably has in its prefix cache.
     """
 
     now: datetime
@@ -132,6 +159,8 @@ class View:
     session: Session | None = None
     spent_today: Decimal = Decimal(0)
     draw: float = 1.0
+    engines: Mapping[str, EngineView] = field(default_factory=dict)
+    warm: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
