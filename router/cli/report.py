@@ -56,7 +56,6 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Report; 1 when there is nothing to read or write with, 2 when an option makes no sense."""
-    from policies.document import PolicyErrors
     from router.reports.export import ExportFailed
     from router.reports.png import NoPictures
     from router.reports.sources import NoSource
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, ZoneInfoNotFoundError) as error:
         print(f"tierwise report: {error}", file=sys.stderr)
         return 2
-    except (NoSource, ExportFailed, NoPictures, PolicyErrors, OSError) as error:
+    except (NoSource, ExportFailed, NoPictures, OSError) as error:
         print(f"tierwise report: {error}", file=sys.stderr)
         return 1
     return 0
@@ -145,9 +144,14 @@ def _repriced(source: Source, asked: Window, policy: Policy) -> Sums:
 
 
 def _policy(args: argparse.Namespace, name: str) -> Policy:
+    from policies.document import PolicyErrors
+    from router.reports.sources import NoSource
     from router.settings import load_policy, policy_file
 
-    return load_policy(policy_file(name, data_dir(args))).policy
+    try:
+        return load_policy(policy_file(name, data_dir(args))).policy
+    except PolicyErrors as error:
+        raise NoSource(str(error)) from error
 
 
 def _show(args: argparse.Namespace, made: Report) -> None:

@@ -288,4 +288,5 @@ def _replicates(pairs: Sequence[tuple[int, int]]) -> list[int]:
 
     times = np.random.default_rng().poisson(1.0, (REPLICATES, len(pairs)))
     micros = (times @ (np.array(pairs, dtype=np.float64) / 1_000)).T
-    return [round(number) for number in micros.flat]
+    rounded: list[int] = np.rint(micros).astype(np.int64).ravel().tolist()
+    return rounded

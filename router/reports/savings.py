@@ -9,6 +9,7 @@ from math import ceil
 from router.ledger.sums import REPLICATES, unpack_vector
 
 _TAIL = 0.025
+_ENOUGH = 0.9
 _NANOS_PER_MICRO = 1_000
 
 
@@ -23,16 +24,19 @@ class Interval:
 
 
 def interval(vectors: Iterable[bytes]) -> Interval | None:
-    """The interval of the total of some packed replicate vectors; None without a baseline in every replicate."""
+    """The interval of the total of some packed replicate vectors; None for fewer than about three requests.
+
+    That few leave too many replicates without any request in them.
+    """
     totals = [0] * (2 * REPLICATES)
     for packed in vectors:
         totals = [total + number for total, number in zip(totals, unpack_vector(packed), strict=True)]
     savings, baselines = totals[:REPLICATES], totals[REPLICATES:]
-    if not all(baselines):
+    shares = [saving / baseline for saving, baseline in zip(savings, baselines, strict=True) if baseline]
+    if len(shares) < _ENOUGH * REPLICATES:
         return None
     low, high = _tails(savings)
-    shares = _tails([saving / baseline for saving, baseline in zip(savings, baselines, strict=True)])
-    return Interval(round(low) * _NANOS_PER_MICRO, round(high) * _NANOS_PER_MICRO, *shares)
+    return Interval(round(low) * _NANOS_PER_MICRO, round(high) * _NANOS_PER_MICRO, *_tails(shares))
 
 
 def _tails(replicates: list[float] | list[int]) -> tuple[float, float]:

@@ -140,10 +140,7 @@ def _opened(path: Path) -> Iterator[JournalFile]:
 async def _connected(url: str) -> AsyncIterator[RedisStore]:
     from router.state.store import RedisStore
 
-    try:
-        store = RedisStore(url)
-    except ValueError as error:
-        raise NoSource(str(error)) from error
+    store = RedisStore(url)
     try:
         yield store
     except StoreAway as error:
