@@ -16,7 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from policies.conditions import Names, When, one_or_many
 from policies.durations import Duration
 
-Kind: TypeAlias = Literal["openai", "vllm", "sglang", "tensorrt-llm", "llamacpp", "ollama", "hosted", "simulated"]
+Kind: TypeAlias = Literal[
+    "openai", "vllm", "sglang", "tensorrt-llm", "llamacpp", "ollama", "tgi", "transformers", "hosted", "simulated"
+]  # fmt: skip
 Precision: TypeAlias = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 Capability: TypeAlias = Literal["tools", "json_mode", "json_schema", "vision", "audio", "logprobs"]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -257,6 +259,18 @@ class Limits(Section):
     drain: Duration = timedelta(seconds=30)
 
 
+class Scrape(Section):
+    """How often engines are asked what they are doing, how long that may take, and from which age on it is unknown.
+
+    Only kinds of backend with metrics are asked; ``enabled: false`` asks none.
+    """
+
+    enabled: bool = True
+    interval: Duration = timedelta(seconds=2)
+    timeout: Duration = timedelta(seconds=1)
+    stale: Duration = timedelta(seconds=10)
+
+
 class Logging(Section):
     """What the ledger may keep. Content is kept only when ``content`` says so (invariant 9)."""
 
@@ -283,6 +297,7 @@ class Policy(Section):
     classifier: ClassifierSettings = ClassifierSettings()
     exploration: Share = 0.0
     limits: Limits = Limits()
+    scrape: Scrape = Scrape()
     logging: Logging = Logging()
     timezone: str = "UTC"
     redis: Annotated[str, Field(repr=False)] = ""

@@ -67,6 +67,8 @@ _KINDS = {
     "tensorrt-llm": "router.backends.openai:OpenAI",
     "llamacpp": "router.backends.openai:OpenAI",
     "ollama": "router.backends.openai:OpenAI",
+    "tgi": "router.backends.openai:OpenAI",
+    "transformers": "router.backends.openai:OpenAI",
     "hosted": "router.backends.hosted:Hosted",
     "simulated": "router.backends.simulated:Simulated",
 }

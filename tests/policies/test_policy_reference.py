@@ -39,6 +39,7 @@ SECTIONS = {
     "`budgets[]`": "Budget",
     "`classifier`": "ClassifierSettings",
     "`limits`": "Limits",
+    "`scrape`": "Scrape",
     "`logging`": "Logging",
 }
 
