@@ -22,6 +22,9 @@ REFUSED: frozenset[str] = frozenset({"bad_request", "cancelled", "deadline"})
 ELSEWHERE: frozenset[str] = frozenset({"auth", "not_found", "context", *OURS})
 """Failures that the same backend would repeat but another one may not."""
 
+POOR = "poor"
+"""How the error of an attempt begins whose answer came but failed a check of its tier (``poor:json``)."""
+
 SPARED: frozenset[str] = frozenset({"timeout", "connect", "dns", "tls"})
 """Failures that take long or last long: another backend first, the same one again only where there is no other."""
 
@@ -48,7 +51,7 @@ class Try:
 
     step: Step
     delay: float
-    kind: Literal["first", "retry", "fallback"]
+    kind: Literal["first", "retry", "fallback", "escalate"]
     why: str
 
 
@@ -87,6 +90,9 @@ def next_step(decision: Decision, attempts: Sequence[Attempt], retries: Retries,
     if moment.remaining is not None and moment.remaining <= 0:
         return GiveUp(f"{_told(last)}, and the deadline over all attempts has passed")
     onward = _untried(decision, attempts, moment)
+    if last.error.startswith(POOR):
+        higher = [step for step in onward if step.tier != last.tier]
+        return Try(higher[0], 0.0, "escalate", f"{_told(last)}: {higher[0].backend} next") if higher else Accept()
     made = sum(attempt.backend == last.backend for attempt in attempts)
     spent = made > retries.attempts or _repeats(last) or (bool(onward) and last.error in SPARED)
     delay = None if spent else _delay(retries, made, moment, patient=not onward)

@@ -124,6 +124,23 @@ class Backend(Section):
     simulate: Simulation | None = None
 
 
+Check: TypeAlias = Literal["refusal", "truncated", "json", "tool_arguments", "repetition", "language"]
+
+
+class Escalate(Section):
+    """When an answer of this tier is not good enough, so that the next tier of its fallback is asked instead.
+
+    Both answers are paid for. A streamed answer can be checked only if it is held back until it is complete:
+    ``hold_streams`` says so; otherwise streams pass unchecked. Where no other tier answers, this one's answer is given.
+    """
+
+    checks: Annotated[
+        tuple[Check, ...], BeforeValidator(one_or_many, json_schema_input_type=Check | tuple[Check, ...])
+    ] = ("refusal", "truncated", "json", "tool_arguments", "repetition")
+    min_mean_logprob: Annotated[float, Field(le=0)] | None = None
+    hold_streams: bool = False
+
+
 class Tier(Section):
     """An ordered class of interchangeable backends, and what is known of how good its answers are.
 
@@ -135,6 +152,7 @@ class Tier(Section):
     trained_as: str | None = None
     quality: Mapping[str, Share] = {}
     size_b: Annotated[float, Field(gt=0)] | None = None
+    escalate: Escalate | None = None
 
 
 class Objective(Section):
@@ -290,6 +308,7 @@ class Policy(Section):
     aliases: Mapping[str, str] = {}
     session: SessionSettings = SessionSettings()
     fallback: Mapping[str, Names] = {}
+    hedge: Mapping[str, Duration] = {}
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     cooldown: Cooldown = Cooldown()

@@ -28,6 +28,7 @@ An `UpstreamError` has one of these kinds, which is also what `policies.values.A
 ``full``         our own limit: the backend has no free slot and its queue is too long
 ``cooling``      our own breaker: the backend rests after failures
 ``cancelled``    the client left
+``poor``         the answer came, but failed a check of its tier; `Attempt.error` names which, as ``poor:json``
 ================ ======================================================================================
 
 Text from upstream is cut short, stripped of control characters and of anything that looks like a key before it goes
@@ -46,7 +47,7 @@ from policies.values import Attempt, Phase
 
 Kind: TypeAlias = Literal[
     "connect", "dns", "tls", "timeout", "deadline", "reset", "cut", "malformed", "empty", "rate_limited",
-    "server_error", "auth", "not_found", "context", "bad_request", "full", "cooling", "cancelled",
+    "server_error", "auth", "not_found", "context", "bad_request", "full", "cooling", "cancelled", "poor",
 ]  # fmt: skip
 
 REQUEST_KINDS: frozenset[str] = frozenset({"bad_request", "context"})
@@ -64,7 +65,8 @@ _CONTEXT = re.compile(
     r"|(?:prompt|input) (?:is )?too long|too many (?:input )?tokens|longer than the (?:model|maximum)"
     r"|input token count.{0,40}exceeds|tokens? .{0,40}exceeds? .{0,40}(?:limit|maximum)"
     r"|reduce the length of the (?:messages|prompt|input)|too large for model with .{0,20}context"
-    r"|max_num_tokens|exceed.{0,20}max(?:imum)? (?:number of )?(?:input )?tokens",
+    r"|max_num_tokens|exceed.{0,20}max(?:imum)? (?:number of )?(?:input )?tokens"
+    r"|max_new_tokens. must be <=|must have less than \d+ tokens",
     re.IGNORECASE,
 )
 _SECRET = re.compile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
 from policies import money, schema
@@ -17,6 +17,9 @@ from router.usage import estimate
 from router.watch import Watch
 
 _numbers = count()
+
+_OUTCOMES: Mapping[str, Outcome] = {"timeout": "timeout", "deadline": "timeout", "poor": "rejected"}
+"""How an attempt ended that failed in such a way; any other is an error."""
 
 
 class Limits:
@@ -42,8 +45,12 @@ class Lane:
         clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
         on_rest: Callable[[str, float], None] = lambda name, seconds: None,
+        escalate: schema.Escalate | None = None,
     ) -> None:
-        """``on_rest`` is told when the backend begins to rest, and for how many seconds."""
+        """``on_rest`` is told when the backend begins to rest, and for how many seconds.
+
+        ``escalate`` has the checks that an answer of the backend's tier must pass.
+        """
         config = backend.config
         self.backend = backend
         self.name = config.name
@@ -54,6 +61,7 @@ class Lane:
         self.price = money.price_of(config)
         self.gpu = money.GpuClock(self.price.hour, wall()) if isinstance(self.price, money.GpuRates) else None
         self.clock, self.wall = clock, wall
+        self.escalate = escalate
         self._circuit = breaker.CLOSED
         self._cooldown = policy.cooldown
         self._on_rest = on_rest
@@ -134,15 +142,15 @@ class Flight:
     """
 
     __slots__ = (
-        "_gpu_id", "_input_tokens", "_lane", "_probe", "_reply", "_step", "_trail", "attempt", "characters",
-        "cost_nanos", "landed", "started", "ttft_ms", "usage", "watch",
+        "_gpu_id", "_input_tokens", "_lane", "_probe", "_reply", "_trail", "attempt", "characters",
+        "cost_nanos", "landed", "started", "step", "ttft_ms", "usage", "watch",
     )  # fmt: skip
 
     def __init__(
         self, lane: Lane, step: Step, input_tokens: int, end: float, trail: list[Attempt], *, probe: bool = False
     ) -> None:
         """``end`` is when the first phase must be over. ``trail`` gets the attempt when it lands."""
-        self._lane, self._step, self._trail = lane, step, trail
+        self._lane, self.step, self._trail = lane, step, trail
         self._input_tokens, self._probe = input_tokens, probe
         self._reply: Reply | None = None
         self.started = lane.clock()
@@ -206,15 +214,17 @@ class Flight:
         if self._reply is not None:
             self._reply.close()
         lane, now = self._lane, self._lane.clock()
-        kind = error.kind if error is not None else "cancelled" if outcome == "cancelled" else ""
+        kind: str = error.kind if error is not None else "cancelled" if outcome == "cancelled" else ""
+        if error is not None and kind == "poor":
+            kind, self.watch.phase = f"{kind}:{error.code}", "done"
         phase: Phase = "done" if outcome == "ok" else self.watch.phase
         if error is not None and error.phase == "connect":
             phase = "connect"
         if self.usage is None and _worked(kind, phase, error):
             self.usage = estimate(self._input_tokens, self.characters)
         self.attempt = Attempt(
-            backend=self._step.backend,
-            tier=self._step.tier,
+            backend=self.step.backend,
+            tier=self.step.tier,
             model=lane.model,
             outcome=outcome,
             status=200 if self._reply is not None else error.status if error is not None else None,
@@ -227,12 +237,13 @@ class Flight:
             precision=lane.precision,
         )
         self._trail.append(self.attempt)
-        lane.settle(outcome, kind, error.retry_after if error is not None else None, probe=self._probe)
+        wait = error.retry_after if error is not None else None
+        lane.settle("ok" if phase == "done" else outcome, kind, wait, probe=self._probe)
         lane.slots.give_back(now - self.started)
 
     def fail(self, error: UpstreamError) -> None:
         """End the attempt with a failure."""
-        self.land("timeout" if error.kind in ("timeout", "deadline") else "error", error)
+        self.land(_OUTCOMES.get(error.kind, "error"), error)
 
     def _expire(self) -> None:
         self.fail(self.watch.timed_out())

@@ -21,6 +21,9 @@ from router.usage import Look, look
 LARGEST_HELD = 256 * 1024
 """Bytes without content after which a stream is committed anyway."""
 
+LARGEST_ANSWER = 4 * 1024 * 1024
+"""Bytes of a stream that are held back at most for the sake of checking its end."""
+
 _LINGER = 0.25
 """Seconds to wait, after ``[DONE]``, for the response to end, so that its connection can be used again."""
 
@@ -72,6 +75,32 @@ class Stream:
             self._committed = self._committed or sum(map(len, self._out)) > LARGEST_HELD
         self._flight.first()
 
+    async def hold(self, end: float, gap: float) -> bytes:
+        """Wait for the rest of the answer and return all of it; iterating gives it too. Raises `UpstreamError`.
+
+        Nothing has gone to the client by then, so that a failure may still be mended elsewhere. An answer of more than
+        `LARGEST_ANSWER` bytes is not held to its end; what is returned is empty then.
+        """
+        watch = self._flight.watch
+        watch.enter("first_token", end, gap)
+        while not self._done:
+            data = await self._more()
+            if data is None and self._unfinished > 0:
+                raise UpstreamError("cut", "The backend's answer broke off before its end.", status=200)
+            if data is None:
+                self._out.append(sse.DONE)
+                self._done = True
+                break
+            self._take(data)
+            if self._failure is not None:
+                raise self._failure
+            if self._moved:
+                self._moved = False
+                watch.touch()
+            if sum(map(len, self._out)) > LARGEST_ANSWER:
+                return b""
+        return b"".join(self._out)
+
     def stream_on(self, end: float, gap: float) -> None:
         """From here on the stream must end by ``end`` and never be silent for longer than ``gap``."""
         self._flight.watch.enter("stream", end, gap)
@@ -111,7 +140,7 @@ class Stream:
         """End the answer: cancels the backend's work unless it is over."""
         self._ended = True
         self._out = []
-        if self._done:
+        if self._done and self._failure is None:
             self._flight.land("ok")
         else:
             self._flight.land("cancelled")

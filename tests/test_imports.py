@@ -85,7 +85,7 @@ def test_async_appears_only_in_the_router() -> None:
         ({"litellm"}, {"router/backends/hosted.py"}),
         ({"torch", "sentence_transformers"}, {"classifiers/torch_encoder.py"}),
         ({"redis"}, {"router/state"}),
-        ({"aiohttp"}, {"router/backends/client.py"}),
+        ({"httptools"}, {"router/backends/http1.py"}),
     ],
 )
 def test_heavy_packages_have_one_importer(packages: set[str], places: set[str]) -> None:

@@ -29,7 +29,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to misbehave. ``url`` replaces the address of the backend, for faults before a connection."""
+    """One way to misbehave. ``url`` replaces the address of the backend, for faults before a connection; ``patience``
+    is how long each phase may take.
+    """
 
     name: str
     behave: Behaviour
@@ -38,6 +40,7 @@ class Fault:
     url: str = ""
     tls: bool = False
     body: dict[str, Any] | None = None
+    patience: str = "150ms"
 
 
 FAULTS: list[Fault] = []
@@ -285,12 +288,12 @@ async def _not_http(peer: Peer) -> None:
     await peer.raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
 
 
-@fault("huge headers", twice("malformed@headers"))
+@fault("huge headers", twice("malformed@headers"), patience="10s")
 async def _huge_headers(peer: Peer) -> None:
     await peer.raw(b"HTTP/1.1 200 OK\r\nx-huge: " + b"h" * 1_000_000 + b"\r\n\r\n")
 
 
-@fault("endless headers", twice("malformed@headers"))
+@fault("endless headers", twice("malformed@headers"), patience="10s")
 async def _endless_headers(peer: Peer) -> None:
     await peer.raw(b"HTTP/1.1 200 OK\r\n")
     while True:
@@ -325,7 +328,7 @@ def _bomb_of_nothing() -> bytes:
 BOMB = _bomb_of_nothing()
 
 
-@fault("gzip bomb", twice("malformed@first_token", "~10/0"))
+@fault("gzip bomb", twice("malformed@first_token", "~10/0"), patience="10s")
 async def _bomb(peer: Peer) -> None:
     kind = "text/event-stream" if peer.stream else "application/json"
     await peer.whole(200, BOMB, "content-encoding: gzip", kind=kind)
@@ -342,7 +345,7 @@ async def _brotli(peer: Peer) -> None:
     await peer.whole(200, b"\x0b\x02\x80hello\x03", "content-encoding: br", kind="text/event-stream")
 
 
-@fault("an event without end", twice("malformed@first_token", "~10/0"))
+@fault("an event without end", twice("malformed@first_token", "~10/0"), patience="10s")
 async def _endless_event(peer: Peer) -> None:
     if not peer.stream:
         return await peer.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999999999\r\n\r\n")

@@ -87,7 +87,8 @@ async def run(fault: Fault, stream: bool) -> Result:
     async with AsyncExitStack() as stack:
         bad = await stack.enter_async_context(Upstream(fault.behave, tls=_certificate() if fault.tls else None))
         good = await stack.enter_async_context(Upstream(well))
-        settled = policy(fault.url or bad.url, good.url)
+        phases = dict.fromkeys(("first_token", "between_tokens", "answer"), fault.patience)
+        settled = policy(fault.url or bad.url, good.url, timeouts={**PATIENCE, **phases})
         backends = open_backends(settled)
         dispatcher = Dispatcher(backends, settled)
         body = dict(fault.body or {})

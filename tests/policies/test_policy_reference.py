@@ -22,6 +22,7 @@ README = (Path(policies.__file__).parent / "README.md").read_text(encoding="utf-
 SECTIONS = {
     "The document": "Policy",
     "`tiers.<name>`": "Tier",
+    "`tiers.<name>.escalate`": "Escalate",
     "`tiers.<name>.backends[]`": "Backend",
     "`cost`, by token": "TokenPrice",
     "`cost`, by time": "GpuPrice",
