@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 
 from policies import money, schema
@@ -127,6 +128,11 @@ class Lane:
         """Rest because another proxy found the backend failing; its first probe comes when that is over."""
         if not self._circuit.probing:
             self._circuit = breaker.Circuit(self._circuit.failures, max(1, self._circuit.rests), self.clock() + seconds)
+
+    def wake(self) -> None:
+        """End a rest early because the backend says that it is well: the next request is its probe."""
+        if self._circuit.until is not None and not self._circuit.probing:
+            self._circuit = replace(self._circuit, until=min(self._circuit.until, self.clock()))
 
     async def _probe_over(self, patience: float) -> None:
         if self._verdict is None:
