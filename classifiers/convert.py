@@ -23,6 +23,9 @@ HEADS = 12
 SPIKES = 4
 """Input channels of each matrix that stay in float32."""
 
+SAMPLES = 32
+"""Sequences of about as many pieces each, evenly spaced over the vocabulary, that find the spikes."""
+
 LEVELS = 64
 """Weights are -64..64: the largest that no x86 without VNNI can overflow (2 × 255 × 64 < 2¹⁵)."""
 
@@ -102,8 +105,8 @@ def _spikes(tensors: Mapping[str, Array]) -> dict[str, Array]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     largest: dict[str, Array] = {}
     size = len(tensors["embeddings.word_embeddings.weight"])
-    for first in range(0, 1000, 32):
-        ids = np.arange(first + 1000, size, 1000)[None]
+    for first in range(SAMPLES):
+        ids = np.arange(first, size, SAMPLES * max(size // SAMPLES**2, 1))[None]
         for name, values in zip(names, session.run(names, {"input_ids": ids}), strict=True):
             largest[name] = np.maximum(largest.get(name, 0), np.abs(values).max(axis=(0, 1)))
     return {output: np.sort(np.argsort(-largest[x])[:SPIKES]) for output, x in watched.items()}

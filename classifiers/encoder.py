@@ -21,7 +21,7 @@ Vectors = NDArray[np.float32]
 MAX_PIECES = 256
 """Word pieces that the model was trained to see, its two markers included."""
 
-MAX_CHARACTERS = 4096
+MAX_CHARACTERS = 1024
 """Characters read from either end of a long text, so that a megabyte costs no more than a page."""
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from classifiers.encoder import EncoderUnavailable, OnnxEncoder, WordPieces
-from classifiers.static import StaticEncoder
+from classifiers.static import StaticEncoder, distil
 
 BUILD = "2"
 """Changes when the files that `prepare` writes change, so that an older cache is rebuilt rather than read."""
@@ -211,13 +211,11 @@ def _build(source: Mapping[str, Path], folder: Path, pin: Pin, progress: Progres
     from safetensors.numpy import load_file
 
     from classifiers.convert import to_onnx
-    from classifiers.static import distil
 
     progress("convert", 0.0)
     tensors = load_file(source["model.safetensors"])
     shutil.copyfile(source["tokenizer.json"], folder / "tokenizer.json")
     (folder / "encoder.onnx").write_bytes(to_onnx(tensors))
-    progress("convert", 1.0)
     encoder = OnnxEncoder(folder / "encoder.onnx", folder / "tokenizer.json", pin.name)
     table = distil(encoder, WordPieces(folder / "tokenizer.json"), lambda done: progress("distil", done))
     np.save(folder / "static.npy", table)

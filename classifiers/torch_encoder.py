@@ -20,7 +20,7 @@ class TorchEncoder:
     def __init__(
         self, model: str, device: str | None = None, batch_size: int | None = None, name: str | None = None
     ) -> None:
-        """Load ``model`` onto ``device``, by default the GPU when there is one; ``name`` (its space) defaults to ``model``.
+        """Load ``model`` onto ``device`` (by default a GPU that is there); ``name``, its space, defaults to ``model``.
 
         Raises `EncoderUnavailable` when torch is not installed or there is no such model.
         """
