@@ -14,7 +14,7 @@ from policies.addressing import Target, resolve
 from policies.conditions import Facts, Range
 from policies.decide import decide, judge_rules
 from policies.document import Loaded
-from policies.schema import Backend, Objective, Policy, Rule
+from policies.schema import Objective, Policy, Rule, Section
 from policies.values import Decision, Estimate, Features, Signals, View
 
 FACTORS = tuple(2 ** (step / 2) for step in range(1, 21))
@@ -246,16 +246,23 @@ def _bisected(tier_at: Callable[[float], str], chosen: str, same: float, changed
 
 def _repriced(policy: Policy, tier: str, factor: Decimal) -> Policy:
     settings = policy.tiers[tier]
-    scaled = settings.model_copy(update={"backends": tuple(_scaled(backend, factor) for backend in settings.backends)})
-    return policy.model_copy(update={"tiers": {**policy.tiers, tier: scaled}})
+    backends = tuple(
+        backend if backend.cost is None else backend.model_copy(update={"cost": _scaled(backend.cost, factor)})
+        for backend in settings.backends
+    )
+    return policy.model_copy(
+        update={"tiers": {**policy.tiers, tier: settings.model_copy(update={"backends": backends})}}
+    )
 
 
-def _scaled(backend: Backend, factor: Decimal) -> Backend:
-    cost = backend.cost
-    if cost is None:
-        return backend
-    rates = {name: rate * factor for name, rate in cost if name.endswith(_RATES) and rate is not None}
-    return backend.model_copy(update={"cost": cost.model_copy(update=rates)})
-
-
-_RATES = ("_usd_per_mtok", "request_usd", "gpu_hour_usd")
+def _scaled(price: Section, factor: Decimal) -> Section:
+    """Multiply every rate of a price, also of those that stand in for it."""
+    scaled: dict[str, object] = {}
+    for name, value in price:
+        if isinstance(value, Decimal):
+            scaled[name] = value * factor
+        elif isinstance(value, tuple):
+            scaled[name] = tuple(_scaled(part, factor) for part in value)
+        elif isinstance(value, Mapping):
+            scaled[name] = {key: _scaled(part, factor) for key, part in value.items()}
+    return price.model_copy(update=scaled)

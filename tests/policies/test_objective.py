@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from policies.objective import (
     TRUSTED,
-    TYPICAL_GAIN,
     WARY,
     Option,
     assured,
@@ -173,7 +172,7 @@ def test_shares_become_thresholds_of_gain() -> None:
     thresholds = [gain_threshold(share / 20) for share in range(21)]
     assert thresholds == sorted(thresholds, reverse=True)
     assert (thresholds[0], thresholds[-1]) == (math.inf, -math.inf)
-    assert TYPICAL_GAIN.cdf(gain_threshold(0.3)) == pytest.approx(0.7)
+    assert [gain_threshold(share) for share in (0.2, 0.5, 0.55)] == pytest.approx([0.154, 0.05, 0.04])
     small, large = an_option("small", 0, 0.6, "0.001"), an_option("large", 1, 0.9, "0.01")
     assert chosen(Objective(large_share=0.3), [small, large], large).tier == "large"
     assert chosen(Objective(large_share=0.01), [small, large], large).tier == "small"
