@@ -1,11 +1,9 @@
-"""Any server that speaks OpenAI's protocol, and the engines that do, each with the address it listens on by default."""
+"""Any server that speaks OpenAI's protocol, and the engines that do."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -13,36 +11,16 @@ import orjson
 from policies import schema
 from router.backends import USAGE_PATHS, Call, Reply
 from router.backends.client import LARGEST_ERROR, Client
+from router.engines import engine_of
 from router.errors import UpstreamError, from_response
 from router.retry_after import retry_after
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """Where a kind of server listens unless told otherwise, and the path that says whether it is well.
-
-    A health path that begins with a slash is taken from the server's root, any other one from the base URL.
-    """
-
-    base_url: str
-    health: str
-
-
-ENGINES: Mapping[str, Engine] = {
-    "openai": Engine("https://api.openai.com/v1", "models"),
-    "vllm": Engine("http://127.0.0.1:8000/v1", "/health"),
-    "sglang": Engine("http://127.0.0.1:30000/v1", "/health"),
-    "tensorrt-llm": Engine("http://127.0.0.1:8000/v1", "/health"),
-    "llamacpp": Engine("http://127.0.0.1:8080/v1", "/health"),
-    "ollama": Engine("http://127.0.0.1:11434/v1", "models"),
-}
 
 
 class OpenAI:
     """A backend spoken to over HTTP in OpenAI's protocol. A request's body goes out as it came, but for two fields."""
 
     def __init__(self, config: schema.Backend, timeouts: schema.Timeouts, base_url: str | None = None) -> None:
-        engine = ENGINES.get(config.kind, ENGINES["openai"])
+        engine = engine_of(config.kind)
         self.name = config.name
         self.config = config
         self._health = engine.health
@@ -80,6 +58,17 @@ class OpenAI:
             return False
         response.close()
         return response.status < 400
+
+    async def fetch(self, path: str, largest: int) -> bytes:
+        """GET what the engine tells of itself (metrics, models), at most ``largest`` bytes. Raises `UpstreamError`."""
+        response = await self._client.get(path)
+        try:
+            body = await response.read(largest)
+        finally:
+            response.close()
+        if response.status != 200:
+            raise from_response(response.status, body, secrets=self._secrets)
+        return body
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -1,0 +1,9 @@
+"""``transformers serve`` (huggingface.co/docs/transformers, "Serving").
+
+Loads a model when it is first asked for, so a first answer may take minutes. Without continuous batching it answers one
+request at a time. It tells its metrics over OpenTelemetry only, so there is nothing to scrape.
+"""
+
+from router.engines.engine import Engine
+
+ENGINE = Engine(base_url="http://127.0.0.1:8000/v1", health="/health")
