@@ -6,16 +6,20 @@ declared price of zero is a price.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import Enum
 from typing import Final, TypeAlias
 
-from policies.schema import Backend, GpuPrice, TokenPrice
+from policies.schema import Backend, GpuPrice, Rates, ServiceRates, TokenPrice
 from policies.values import Usage
 
 NANOS_PER_USD: Final = 1_000_000_000
 _MTOK = Decimal(1_000_000)
+_KINDS = (
+    "input", "output", "cached_input", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output",
+)  # fmt: skip
 _MICROSECONDS_PER_HOUR = 3_600_000_000
 _FRACTION_BITS = 64
 
@@ -31,14 +35,27 @@ UNPRICED: Final = Unpriced.UNPRICED
 
 @dataclass(frozen=True, slots=True)
 class TokenRates:
-    """Dollars per token of each kind, and per request."""
+    """Dollars per token of each kind, and per request.
+
+    ``above`` has the rates of longer inputs, the longest first, and ``service_tiers`` those of other service tiers.
+    """
 
     input: Decimal
     output: Decimal
     cached_input: Decimal
     cache_write: Decimal
+    cache_write_1h: Decimal
     reasoning: Decimal
+    audio_input: Decimal
+    audio_output: Decimal
     request: Decimal
+    above: tuple[tuple[int, TokenRates], ...] = ()
+    service_tiers: Mapping[str, TokenRates] = field(default_factory=dict)
+
+    def of(self, usage: Usage) -> TokenRates:
+        """The rates that one call is billed at."""
+        tier = self.service_tiers.get(usage.service_tier, self)
+        return next((rates for tokens, rates in tier.above if usage.input_tokens > tokens), tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +81,37 @@ def price_of(backend: Backend) -> Price | None:
 
 
 def _token_rates(price: TokenPrice) -> TokenRates:
-    def per_token(stated: Decimal | None, otherwise: Decimal) -> Decimal:
-        return (otherwise if stated is None else stated) / _MTOK
+    stated = _stated(price)
+    tiers: dict[str, TokenRates] = {
+        name: _with_above({**stated, **_stated(tier)}, price, tier) for name, tier in price.service_tiers.items()
+    }
+    return replace(_with_above(stated, price, price), service_tiers=tiers)
 
+
+def _stated(rates: Rates) -> dict[str, Decimal]:
+    """What is stated, in dollars per token. The kinds are the fields of `TokenRates`."""
+    found = ((name, getattr(rates, f"{name}_usd_per_mtok")) for name in _KINDS)
+    return {name: rate / _MTOK for name, rate in found if rate is not None}
+
+
+def _with_above(stated: Mapping[str, Decimal], price: TokenPrice, tier: ServiceRates) -> TokenRates:
+    longest_first = sorted(tier.above, key=lambda step: -step.input_tokens)
+    above = tuple((step.input_tokens, _rates({**stated, **_stated(step)}, price)) for step in longest_first)
+    return replace(_rates(stated, price), above=above)
+
+
+def _rates(stated: Mapping[str, Decimal], price: TokenPrice) -> TokenRates:
+    plain_in, plain_out = stated["input"], stated["output"]
+    write = stated.get("cache_write", plain_in)
     return TokenRates(
-        input=price.input_usd_per_mtok / _MTOK,
-        output=price.output_usd_per_mtok / _MTOK,
-        cached_input=per_token(price.cached_input_usd_per_mtok, price.input_usd_per_mtok),
-        cache_write=per_token(price.cache_write_usd_per_mtok, price.input_usd_per_mtok),
-        reasoning=per_token(price.reasoning_usd_per_mtok, price.output_usd_per_mtok),
+        input=plain_in,
+        output=plain_out,
+        cached_input=stated.get("cached_input", plain_in),
+        cache_write=write,
+        cache_write_1h=stated.get("cache_write_1h", write),
+        reasoning=stated.get("reasoning", plain_out),
+        audio_input=stated.get("audio_input", plain_in),
+        audio_output=stated.get("audio_output", plain_out),
         request=price.request_usd,
     )
 
@@ -87,16 +126,24 @@ def cost(usage: Usage, price: Price | None) -> Decimal | Unpriced:
     return UNPRICED
 
 
-def _token_cost(usage: Usage, rates: TokenRates) -> Decimal:
+def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
+    """Kinds that overlap in what is reported are billed once: cached before written before audio, reasoning first."""
+    rates = price.of(usage)
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     written = min(usage.cache_write_tokens, usage.input_tokens - cached)
+    written_1h = min(usage.cache_write_1h_tokens, written)
+    heard = min(usage.audio_input_tokens, usage.input_tokens - cached - written)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
+    spoken = min(usage.audio_output_tokens, usage.output_tokens - reasoning)
     return (
-        rates.input * (usage.input_tokens - cached - written)
+        rates.input * (usage.input_tokens - cached - written - heard)
         + rates.cached_input * cached
-        + rates.cache_write * written
-        + rates.output * (usage.output_tokens - reasoning)
+        + rates.cache_write * (written - written_1h)
+        + rates.cache_write_1h * written_1h
+        + rates.audio_input * heard
+        + rates.output * (usage.output_tokens - reasoning - spoken)
         + rates.reasoning * reasoning
+        + rates.audio_output * spoken
         + rates.request
     )
 

@@ -46,15 +46,38 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class TokenPrice(Section):
+class Rates(Section):
+    """Prices per million tokens, in US dollars, that stand in for others; what is not stated stays as it was."""
+
+    input_usd_per_mtok: Usd | None = None
+    output_usd_per_mtok: Usd | None = None
+    cached_input_usd_per_mtok: Usd | None = None
+    cache_write_usd_per_mtok: Usd | None = None
+    cache_write_1h_usd_per_mtok: Usd | None = None
+    reasoning_usd_per_mtok: Usd | None = None
+    audio_input_usd_per_mtok: Usd | None = None
+    audio_output_usd_per_mtok: Usd | None = None
+
+
+class RatesAbove(Rates):
+    """The prices of a request whose input is longer than so many tokens."""
+
+    input_tokens: Annotated[int, Field(ge=1)]
+
+
+class ServiceRates(Rates):
+    """The prices of a service tier, as answers name theirs."""
+
+    above: tuple[RatesAbove, ...] = ()
+
+
+class TokenPrice(ServiceRates):
     """A price per million tokens, in US dollars. What is not stated falls back to the plain input or output price."""
 
     input_usd_per_mtok: Usd
     output_usd_per_mtok: Usd
-    cached_input_usd_per_mtok: Usd | None = None
-    cache_write_usd_per_mtok: Usd | None = None
-    reasoning_usd_per_mtok: Usd | None = None
     request_usd: Usd = Decimal(0)
+    service_tiers: Mapping[Literal["batch", "flex", "priority"], ServiceRates] = {}
 
 
 class GpuPrice(Section):
@@ -228,10 +251,15 @@ class Retries(Section):
 
 
 class Cooldown(Section):
-    """When a failing backend rests: after this many consecutive failures, for this long, before one probe is let in."""
+    """When a failing backend rests: after this many consecutive failures, for this long, before one probe is let in.
+
+    ``ask`` is how often every backend is asked whether it is well, so that none has to fail a request first; None is
+    never.
+    """
 
     failures: Annotated[int, Field(ge=1)] = 3
     rest: Duration = timedelta(seconds=15)
+    ask: Duration | None = None
 
 
 class Budget(Section):

@@ -219,8 +219,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached and cache-written ones, and
-    ``output_tokens`` includes reasoning. ``measured`` is False for an estimate of ours."""
+    """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached, cache-written and audio ones,
+    ``output_tokens`` reasoning and audio, ``cache_write_tokens`` those written for an hour. ``service_tier`` is what
+    the answer says it was served as. ``measured`` is False for an estimate of ours."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -228,6 +229,10 @@ class Usage:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     measured: bool = True
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)

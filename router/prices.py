@@ -6,19 +6,36 @@ provider's name in front; ``max_tokens`` may mean either limit and is not used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from policies.catalogue import ModelFacts, is_hosted
-from policies.schema import Capability, Policy, TokenPrice
+from policies.schema import Capability, Policy, RatesAbove, ServiceRates, TokenPrice
 
 _FILE = "model_prices_and_context_window_backup.json"
+_RATES = {
+    "input_usd_per_mtok": "input_cost_per_token",
+    "output_usd_per_mtok": "output_cost_per_token",
+    "cached_input_usd_per_mtok": "cache_read_input_token_cost",
+    "cache_write_usd_per_mtok": "cache_creation_input_token_cost",
+    "cache_write_1h_usd_per_mtok": "cache_creation_input_token_cost_above_1hr",
+    "reasoning_usd_per_mtok": "output_cost_per_reasoning_token",
+    "audio_input_usd_per_mtok": "input_cost_per_audio_token",
+    "audio_output_usd_per_mtok": "output_cost_per_audio_token",
+}
+_SERVICE_TIERS: Mapping[Literal["batch", "flex", "priority"], str] = {
+    "batch": "_batches",
+    "flex": "_flex",
+    "priority": "_priority",
+}
+_ABOVE = re.compile(r"_above_(\d+)k_tokens")
 _CAPABILITIES: Mapping[Capability, str] = {
     "tools": "supports_function_calling",
     "json_mode": "supports_response_schema",
@@ -26,6 +43,9 @@ _CAPABILITIES: Mapping[Capability, str] = {
     "vision": "supports_vision",
     "audio": "supports_audio_input",
 }
+
+_UNLISTED: tuple[Capability, ...] = ("logprobs",)
+"""What the map does not speak of, and so cannot deny."""
 
 
 def facts(policy: Policy) -> Mapping[str, ModelFacts]:
@@ -40,7 +60,7 @@ def model_facts(model: str) -> ModelFacts | None:
     listed = _listed(model)
     if listed is None:
         return None
-    supports = tuple(capability for capability, name in _CAPABILITIES.items() if listed.get(name) is True)
+    supports = (*(name for name, key in _CAPABILITIES.items() if listed.get(key) is True), *_UNLISTED)
     return ModelFacts(
         _price(listed), _tokens(listed.get("max_input_tokens")), _tokens(listed.get("max_output_tokens")), supports
     )
@@ -72,17 +92,43 @@ def _price_map() -> Mapping[str, Mapping[str, Any]]:
 
 def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
     """The price, where both input and output have one: half a price would make the other half free."""
-    input_price, output_price = (_per_mtok(listed.get(f"{kind}_cost_per_token")) for kind in ("input", "output"))
-    if input_price is None or output_price is None:
+    if steps := listed.get("tiered_pricing"):
+        return _stepped(steps)
+    plain = _rates(listed)
+    if not {"input_usd_per_mtok", "output_usd_per_mtok"} <= plain.keys():
         return None
+    tiers = {
+        name: ServiceRates(**found, above=_above(listed, suffix))
+        for name, suffix in _SERVICE_TIERS.items()
+        if (found := _rates(listed, suffix=suffix))
+    }
     return TokenPrice(
-        input_usd_per_mtok=input_price,
-        output_usd_per_mtok=output_price,
-        cached_input_usd_per_mtok=_per_mtok(listed.get("cache_read_input_token_cost")),
-        cache_write_usd_per_mtok=_per_mtok(listed.get("cache_creation_input_token_cost")),
-        reasoning_usd_per_mtok=_per_mtok(listed.get("output_cost_per_reasoning_token")),
+        **plain,
+        above=_above(listed),
+        service_tiers=tiers,
         request_usd=_decimal(listed.get("input_cost_per_request")) or Decimal(0),
     )
+
+
+def _stepped(steps: Sequence[Mapping[str, Any]]) -> TokenPrice | None:
+    """A price that is listed whole for each range of input lengths."""
+    ranges = [(int(step["range"][0]), _rates(step)) for step in steps if step.get("range")]
+    if not ranges or not all({"input_usd_per_mtok", "output_usd_per_mtok"} <= rates.keys() for _, rates in ranges):
+        return None
+    above = tuple(RatesAbove(input_tokens=start, **rates) for start, rates in ranges[1:])
+    return TokenPrice(**ranges[0][1], above=above)
+
+
+def _above(listed: Mapping[str, Any], suffix: str = "") -> tuple[RatesAbove, ...]:
+    lengths = {found[1] for name in listed if (found := _ABOVE.search(name))}
+    steps = {int(length): _rates(listed, f"_above_{length}k_tokens", suffix) for length in lengths}
+    return tuple(RatesAbove(input_tokens=1_000 * length, **rates) for length, rates in sorted(steps.items()) if rates)
+
+
+def _rates(listed: Mapping[str, Any], above: str = "", suffix: str = "") -> dict[str, Any]:
+    """The rates that are listed for a length of input and a service tier, as `policies.schema.Rates` names them."""
+    found = {name: _per_mtok(listed.get(f"{key}{above}{suffix}")) for name, key in _RATES.items()}
+    return {name: rate for name, rate in found.items() if rate is not None}
 
 
 def _per_mtok(per_token: object) -> Decimal | None:

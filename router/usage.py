@@ -7,6 +7,7 @@ searching its bytes for the four things that matter.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from policies.values import Usage
@@ -46,6 +47,9 @@ def usage_of(stated: object) -> Usage | None:
         cache_write_tokens=min(written, total_in - cached),
         output_tokens=total_out,
         reasoning_tokens=min(_count(completion, "reasoning_tokens") or 0, total_out),
+        cache_write_1h_tokens=_count(_details(stated, "cache_creation"), "ephemeral_1h_input_tokens") or 0,
+        audio_input_tokens=_count(prompt, "audio_tokens") or 0,
+        audio_output_tokens=_count(completion, "audio_tokens") or 0,
     )
 
 
@@ -82,6 +86,8 @@ def look(document: Mapping[str, Any]) -> Look:
     choices = document.get("choices")
     stated = document.get("usage")
     usage = usage_of(stated) if stated else None
+    if usage is not None and type(served_as := document.get("service_tier")) is str:
+        usage = replace(usage, service_tier=served_as)
     characters, content, finished = 0, False, 0
     if type(choices) is list:
         for choice in choices:

@@ -166,3 +166,54 @@ def test_shares_are_within_a_nano_dollar_or_two_of_exact_processor_sharing(fligh
         share = clock.stop(str(number), float(until))
         left.discard(number)
         assert abs(share - exact[number]) <= 2
+
+
+STEPPED = TokenPrice.model_validate(
+    {
+        "input_usd_per_mtok": 1,
+        "output_usd_per_mtok": 10,
+        "cached_input_usd_per_mtok": "0.1",
+        "above": [
+            {"input_tokens": 200_000, "input_usd_per_mtok": 2},
+            {"input_tokens": 500_000, "input_usd_per_mtok": 4, "cached_input_usd_per_mtok": "0.4"},
+        ],
+        "service_tiers": {
+            "batch": {"input_usd_per_mtok": "0.5", "output_usd_per_mtok": 5},
+            "priority": {
+                "input_usd_per_mtok": 3,
+                "above": [{"input_tokens": 200_000, "input_usd_per_mtok": 6, "output_usd_per_mtok": 60}],
+            },
+        },
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "micros"),
+    [
+        (Usage(200_000, output_tokens=10), 200_000 + 100),
+        (Usage(200_001, 100_000, output_tokens=10), 2 * 100_001 + 10_000 + 100),
+        (Usage(600_000, 100_000), 4 * 500_000 + 40_000),
+        (Usage(1_000, 500, output_tokens=10, service_tier="batch"), 250 + 50 + 50),
+        (Usage(300_000, output_tokens=10, service_tier="batch"), 150_000 + 50),
+        (Usage(1_000, output_tokens=10, service_tier="priority"), 3_000 + 100),
+        (Usage(300_000, output_tokens=10, service_tier="priority"), 1_800_000 + 600),
+        (Usage(1_000, output_tokens=10, service_tier="default"), 1_000 + 100),
+    ],
+)
+def test_long_inputs_and_service_tiers_have_prices_of_their_own(usage: Usage, micros: int) -> None:
+    assert money.cost(usage, priced(STEPPED)) == Decimal(micros) / 1_000_000
+
+
+def test_audio_and_hour_long_writes_are_parts_of_what_they_are_in() -> None:
+    price = TokenPrice(
+        input_usd_per_mtok=Decimal(1),
+        output_usd_per_mtok=Decimal(2),
+        cache_write_usd_per_mtok=Decimal(10),
+        cache_write_1h_usd_per_mtok=Decimal(20),
+        audio_input_usd_per_mtok=Decimal(100),
+        audio_output_usd_per_mtok=Decimal(200),
+    )
+    usage = Usage(100, 10, 20, 50, 5, cache_write_1h_tokens=8, audio_input_tokens=30, audio_output_tokens=40)
+    micros = 40 + 10 + 12 * 10 + 8 * 20 + 30 * 100 + 5 * 2 + 5 * 2 + 40 * 200
+    assert money.cost(usage, priced(price)) == Decimal(micros) / 1_000_000

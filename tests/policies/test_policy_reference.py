@@ -25,6 +25,8 @@ SECTIONS = {
     "`tiers.<name>.escalate`": "Escalate",
     "`tiers.<name>.backends[]`": "Backend",
     "`cost`, by token": "TokenPrice",
+    "`cost.above[]`": "RatesAbove",
+    "`cost.service_tiers.<name>`": "ServiceRates",
     "`cost`, by time": "GpuPrice",
     "`simulate`": "Simulation",
     "`objective` and `objectives.<name>`": "Objective",

@@ -92,3 +92,20 @@ def test_an_image_does_not_count_as_text() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10_000}}
     parts = [{"type": "text", "text": "x" * 40}, image]
     assert input_estimate({"messages": [{"role": "user", "content": parts}]}) < 30
+
+
+def test_audio_hour_long_writes_and_the_service_tier_are_read_where_they_are_stated() -> None:
+    stated = {
+        "prompt_tokens": 100,
+        "completion_tokens": 50,
+        "prompt_tokens_details": {"audio_tokens": 30, "cached_tokens": 10},
+        "completion_tokens_details": {"audio_tokens": 40},
+        "cache_creation": {"ephemeral_1h_input_tokens": 8},
+    }
+    found = look({"usage": stated, "choices": [], "service_tier": "flex"}).usage
+    assert found is not None
+    assert (found.audio_input_tokens, found.audio_output_tokens, found.cache_write_1h_tokens) == (30, 40, 8)
+    assert found.service_tier == "flex"
+    plain = look({"usage": {"prompt_tokens": 1}, "service_tier": None}).usage
+    assert plain is not None
+    assert plain.service_tier == ""
