@@ -30,7 +30,7 @@ class Seen:
 @dataclass(frozen=True)
 class Fault:
     """One way to misbehave. ``url`` replaces the address of the backend, for faults before a connection; ``patience``
-    is how long each phase may take.
+    is how long this backend may be silent.
     """
 
     name: str
@@ -40,10 +40,12 @@ class Fault:
     url: str = ""
     tls: bool = False
     body: dict[str, Any] | None = None
-    patience: str = "150ms"
+    patience: str = "10s"
 
 
 FAULTS: list[Fault] = []
+
+SHORT = "400ms"
 
 OK = Seen("ok", "ok", "10/3")
 ESTIMATED = Seen("ok", "ok", "~10/4")
@@ -142,12 +144,12 @@ async def _stale(peer: Peer) -> None:
         await well(peer)
 
 
-@fault("silence before headers", elsewhere("timeout@headers", "~10/0"))
+@fault("silence before headers", elsewhere("timeout@headers", "~10/0"), patience=SHORT)
 async def _silent(peer: Peer) -> None:
     await peer.silence()
 
 
-@fault("silence before the first token", elsewhere("timeout@first_token", "~10/0"))
+@fault("silence before the first token", elsewhere("timeout@first_token", "~10/0"), patience=SHORT)
 async def _headers_only(peer: Peer) -> None:
     await peer.head()
     if peer.stream:
@@ -155,7 +157,7 @@ async def _headers_only(peer: Peer) -> None:
     await peer.silence()
 
 
-@fault("pings and no token", elsewhere("timeout@first_token", "~10/0"))
+@fault("pings and no token", elsewhere("timeout@first_token", "~10/0"), patience=SHORT)
 async def _pings(peer: Peer) -> None:
     await peer.head()
     while True:
@@ -163,14 +165,24 @@ async def _pings(peer: Peer) -> None:
         await asyncio.sleep(0.02)
 
 
-@fault("stall mid-stream", broken("Hello wide", "timeout@stream", "~10/3"), elsewhere("timeout@first_token", "~10/0"))
+@fault(
+    "stall mid-stream",
+    broken("Hello wide", "timeout@stream", "~10/3"),
+    elsewhere("timeout@first_token", "~10/0"),
+    patience=SHORT,
+)
 async def _stall(peer: Peer) -> None:
     await peer.head()
     await peer.piece(ROLE + SAID[0] + SAID[1] if peer.stream else b'{"id": "c1", "choi')
     await peer.silence()
 
 
-@fault("stall behind pings", broken("Hello", "timeout@stream", "~10/2"), elsewhere("timeout@first_token", "~10/0"))
+@fault(
+    "stall behind pings",
+    broken("Hello", "timeout@stream", "~10/2"),
+    elsewhere("timeout@first_token", "~10/0"),
+    patience=SHORT,
+)
 async def _stall_pinging(peer: Peer) -> None:
     await peer.head()
     await peer.piece(ROLE + SAID[0] if peer.stream else b'{"id": "c1", "choi')
@@ -260,7 +272,9 @@ async def _error_late(peer: Peer) -> None:
     await say(peer, ROLE, SAID[0], event(error)) if peer.stream else await peer.whole(200, error)
 
 
-@fault("slow drip", broken("Hello", "timeout@stream", "~10/2"), elsewhere("timeout@first_token", "~10/0"))
+@fault(
+    "slow drip", broken("Hello", "timeout@stream", "~10/2"), elsewhere("timeout@first_token", "~10/0"), patience=SHORT
+)
 async def _drip(peer: Peer) -> None:
     await peer.head()
     if peer.stream:
@@ -288,12 +302,12 @@ async def _not_http(peer: Peer) -> None:
     await peer.raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
 
 
-@fault("huge headers", twice("malformed@headers"), patience="10s")
+@fault("huge headers", twice("malformed@headers"))
 async def _huge_headers(peer: Peer) -> None:
     await peer.raw(b"HTTP/1.1 200 OK\r\nx-huge: " + b"h" * 1_000_000 + b"\r\n\r\n")
 
 
-@fault("endless headers", twice("malformed@headers"), patience="10s")
+@fault("endless headers", twice("malformed@headers"))
 async def _endless_headers(peer: Peer) -> None:
     await peer.raw(b"HTTP/1.1 200 OK\r\n")
     while True:
@@ -328,7 +342,7 @@ def _bomb_of_nothing() -> bytes:
 BOMB = _bomb_of_nothing()
 
 
-@fault("gzip bomb", twice("malformed@first_token", "~10/0"), patience="10s")
+@fault("gzip bomb", twice("malformed@first_token", "~10/0"))
 async def _bomb(peer: Peer) -> None:
     kind = "text/event-stream" if peer.stream else "application/json"
     await peer.whole(200, BOMB, "content-encoding: gzip", kind=kind)
@@ -345,7 +359,7 @@ async def _brotli(peer: Peer) -> None:
     await peer.whole(200, b"\x0b\x02\x80hello\x03", "content-encoding: br", kind="text/event-stream")
 
 
-@fault("an event without end", twice("malformed@first_token", "~10/0"), patience="10s")
+@fault("an event without end", twice("malformed@first_token", "~10/0"))
 async def _endless_event(peer: Peer) -> None:
     if not peer.stream:
         return await peer.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999999999\r\n\r\n")

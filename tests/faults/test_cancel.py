@@ -18,7 +18,6 @@ from tests.faults.upstream import Behaviour, Peer, Upstream
 
 pytestmark = pytest.mark.anyio
 
-AT_ONCE = 0.1
 LONG = {"connect": "20s", "first_token": "20s", "between_tokens": "20s", "answer": "20s"}
 
 
@@ -47,8 +46,7 @@ class Trial:
         with pytest.raises(asyncio.CancelledError):
             await client
         assert self.dispatcher.in_flight() == {"b0": 0}
-        async with asyncio.timeout(AT_ONCE):
-            await self.upstream.idle()
+        await self.upstream.idle_at_once()
 
 
 @asynccontextmanager
@@ -127,8 +125,7 @@ async def test_closing_an_answer_without_reading_it() -> None:
         await answer.aclose()
         await answer.aclose()
         assert one.dispatcher.in_flight() == {"b0": 0}
-        async with asyncio.timeout(AT_ONCE):
-            await one.upstream.idle()
+        await one.upstream.idle_at_once()
         assert [part async for part in answer.body] == []
     assert list(map(billed, one.trail)) == [("cancelled", "cancelled", "stream", "~10/3")]
 
@@ -144,9 +141,8 @@ async def test_closing_an_answer_while_another_task_reads_it() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         await answer.aclose()
-        async with asyncio.timeout(AT_ONCE):
-            await one.upstream.idle()
-            assert SAID[0] in await reader
+        await one.upstream.idle_at_once()
+        assert SAID[0] in await reader
     assert list(map(billed, one.trail)) == [("cancelled", "cancelled", "stream", "~10/3")]
 
 
@@ -215,13 +211,13 @@ async def test_while_connecting(unanswered: str) -> None:
 
 
 async def test_a_connection_that_is_never_accepted_times_out(unanswered: str) -> None:
-    settled = policy(unanswered, retries={"attempts": 0})
+    settled = policy(unanswered, retries={"attempts": 0}, timeouts={"connect": "100ms"})
     backends = open_backends(settled)
-    dispatcher = Dispatcher(backends, settled.model_copy(update={"timeouts": settled.timeouts}))
+    dispatcher = Dispatcher(backends, settled)
     trail: list[Attempt] = []
     with pytest.raises(Exception, match="did not"):
         await dispatcher.run(order(True), decision(1), trail)
-    assert [attempt.outcome for attempt in trail] == ["timeout"]
+    assert [(attempt.outcome, attempt.phase, attempt.cost_nanos) for attempt in trail] == [("timeout", "connect", 0)]
     for backend in backends.values():
         await backend.aclose()
 

@@ -103,6 +103,17 @@ class Upstream:
         """Return when no request is being answered."""
         await self._idle.wait()
 
+    async def idle_at_once(self) -> None:
+        """Return when no request is being answered; that must take no more than a few turns of the event loop.
+
+        Turns, not milliseconds, so that a loaded machine changes nothing: 200 of them take about 20 ms on an idle one.
+        """
+        for _ in range(200):
+            if not self.serving:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError(f"{self.serving} requests are still being answered")
+
     async def busy(self) -> None:
         """Return when a request is being answered."""
         await self._busy.wait()

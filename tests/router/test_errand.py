@@ -140,8 +140,7 @@ async def test_a_slow_backend_is_hedged_and_the_loser_cancelled_and_billed(strea
     async with Upstream(silent) as slow, Upstream(well) as quick:
         settled = policy(slow.url, quick.url, timeouts={"answer": "5s", "first_token": "5s"})
         found, _ = await ask(settled, hedged(stream, 0.02), trail)
-        async with asyncio.timeout(0.1):
-            await slow.idle()
+        await slow.idle_at_once()
         assert slow.abandoned == 1
     assert found.step.backend == "b1"
     assert told(trail) == [("b0", "cancelled", "cancelled", 10_000), ("b1", "ok", "", 16_000)]
@@ -160,7 +159,7 @@ async def test_a_quick_backend_is_not_hedged(stream: bool) -> None:
 async def test_when_both_of_a_hedge_fail_the_rest_is_tried() -> None:
     trail: list[Attempt] = []
     async with Upstream(silent) as slow, Upstream(fail) as bad, Upstream(well) as good:
-        settled = policy(slow.url, bad.url, good.url, retries={"attempts": 0})
+        settled = policy(slow.url, bad.url, good.url, retries={"attempts": 0}, first={"timeouts": {"answer": "300ms"}})
         found, _ = await ask(settled, hedged(False, 0.02), trail, 3)
     assert found.step.backend == "b2"
     assert [(attempt.backend, attempt.error) for attempt in trail] == [
@@ -182,9 +181,8 @@ async def test_leaving_a_hedged_request_cancels_both() -> None:
         with pytest.raises(asyncio.CancelledError):
             await client
         assert dispatcher.in_flight() == {"b0": 0, "b1": 0}
-        async with asyncio.timeout(0.1):
-            await one.idle()
-            await two.idle()
+        await one.idle_at_once()
+        await two.idle_at_once()
         for backend in backends.values():
             await backend.aclose()
     assert {attempt.outcome for attempt in trail} == {"cancelled"}
