@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from policies import placement
 from policies.addressing import Target, resolve
 from policies.conditions import Facts, Verdict
 from policies.document import Loaded
@@ -75,7 +76,7 @@ def decide(loaded: Loaded, features: Features, signals: Signals | None, view: Vi
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
     case = _case(loaded, features, signals, view)
-    refused = _refusal(case, target)
+    refused, placed = _refusal(case, target), ""
     if refused is not None:
         pick, steps = _Pick("", (refused.message,)), []
     elif target.kind == "backend":
@@ -83,10 +84,10 @@ def decide(loaded: Loaded, features: Features, signals: Signals | None, view: Vi
         steps = [Step(s.tier, s.backend.name) for s in case.standings if s.backend.name == target.name]
     else:
         pick = _pick(case, target)
-        steps = _steps(case, [pick.tier, *policy.fallback.get(pick.tier, ())])
+        steps, placed = _plan(case, [pick.tier, *policy.fallback.get(pick.tier, ())])
     return Decision(
         steps=tuple(steps),
-        reasons=(*_about(case), *pick.reasons),
+        reasons=(*_about(case), *filter(None, (placed,)), *pick.reasons),
         policy_hash=loaded.hash,
         propensity=pick.propensity,
         estimates=tuple(_estimates(case, pick.utilities)),
@@ -224,7 +225,7 @@ def _pick(case: _Case, target: Target) -> _Pick:
         return _Pick(target.name, (*resting, f"the request names the tier {target.name}"))
     for rule in case.matched("tier"):
         tier = str(rule.tier)
-        if _steps(case, [tier, *case.policy.fallback.get(tier, ())]):
+        if any(s.able for t in (tier, *case.policy.fallback.get(tier, ())) for s in _within(case, t)):
             return _Pick(tier, (*resting, f"rule {rule.name!r} sends it to {tier}"), wanted=tier)
         resting = (*resting, f"rule {rule.name!r} would send it to {tier}, which cannot serve it")
     wanted = _wanted(case, target.objective or case.policy.objective, eligible)
@@ -271,17 +272,18 @@ def _explored(case: _Case, pick: _Pick, eligible: Sequence[str]) -> _Pick:
     return replace(pick, tier=tier, propensity=odds, reasons=(*pick.reasons, f"exploring: {tier} by chance"))
 
 
-def _steps(case: _Case, tiers: Sequence[str]) -> list[Step]:
-    """Plan the calls: each tier's backends in turn, the session's own first, then the least loaded."""
-    session = case.view.session
-
-    def load(standing: Standing) -> tuple[bool, bool, int]:
-        busy = case.view.in_flight.get(standing.backend.name, 0)
-        own = session is not None and case.policy.session.sticky and session.backend == standing.backend.name
-        return (busy >= standing.backend.max_in_flight, not own, busy)
-
-    plan = [s for tier in dict.fromkeys(tiers) for s in sorted(_within(case, tier), key=load)]
-    return [Step(standing.tier, standing.backend.name) for standing in _awake(plan)]
+def _plan(case: _Case, tiers: Sequence[str]) -> tuple[list[Step], str]:
+    """Plan the calls, each tier's backends in turn, and say why the first is first where there is more to it."""
+    awake = _awake([s for tier in dict.fromkeys(tiers) for s in _within(case, tier)])
+    session = case.view.session if case.policy.session.sticky else None
+    steps: list[Step] = []
+    reason = ""
+    for tier in dict.fromkeys(standing.tier for standing in awake):
+        backends = [standing.backend for standing in awake if standing.tier == tier]
+        ordered = placement.order(placement.standpoints(backends, case.features, case.view, session), session)
+        reason = reason if steps else placement.why(ordered, session)
+        steps += [Step(tier, standpoint.backend) for standpoint in ordered]
+    return steps, reason
 
 
 def _within(case: _Case, tier: str) -> list[Standing]:

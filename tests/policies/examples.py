@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.document import Loaded, load
 from policies.schema import Budget, Objective, Rule, SessionSettings
-from policies.values import CAPABILITIES, DOMAINS, Features, Session, Signals, Success, View
+from policies.values import CAPABILITIES, DOMAINS, EngineView, Features, Session, Signals, Success, View
 
 NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
 """A Wednesday."""
@@ -99,10 +99,16 @@ signals = st.none() | st.builds(
     missing=st.sampled_from(((), ("the second look was late",))),
 )
 
+numbers = st.none() | st.floats() | st.floats(0, 1000)
+
+engines = st.builds(EngineView, **dict.fromkeys(EngineView.__dataclass_fields__, numbers))
+
 views = st.builds(
     View,
     now=st.integers(0, 7 * 24 * 60 - 1).map(lambda minutes: NOON + timedelta(minutes=minutes)),
     cooling=st.frozensets(st.sampled_from(BACKENDS)),
+    engines=st.dictionaries(st.sampled_from(BACKENDS), engines),
+    warm=st.dictionaries(st.sampled_from(BACKENDS), st.integers(-5, 200_000)),
     in_flight=st.dictionaries(st.sampled_from(BACKENDS), st.integers(0, 300)),
     exceeded=st.lists(st.sampled_from(("day", "key", "by tier/large", "by tier/small", "gone"))).map(tuple),
     session=st.none()

@@ -1,0 +1,152 @@
+"""Which backend of a tier: the one that begins to answer soonest, what a cold prefix costs included.
+
+Backends of a tier are interchangeable, so all that differs is time and money. Each is given the milliseconds until it
+would begin: what runs and waits there, how full its KV cache is, and the part of the prompt it would have to compute
+anew though another backend has it warm (prefix caching: Kwon et al. 2023, arXiv 2309.06180; Zheng et al. 2024,
+arXiv 2312.07104). Money lost with a warm prefix counts as waiting, at what a second of waiting is worth. What an engine
+does not say is taken to be as with its peers, never as nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.money import GpuRates, TokenRates, price_of
+from policies.schema import Backend
+from policies.values import EngineView, Features, Session, View
+
+RUNNING_MS = 15.0
+"""How much later the next request begins for each one at work: its share of a batch's step and of prefill."""
+
+WAITING_MS = 250.0
+"""The same for each one that waits in the engine's queue, where its throughput is not known."""
+
+LONGEST_TURN_MS = 10_000.0
+"""The most that one waiting request is taken to add, however slow its engine says it is."""
+
+ANSWER_TOKENS = 300
+"""Tokens of a typical answer: what must be produced before a waiting request gets its turn."""
+
+PRESSED = 0.9
+"""The share of the KV cache from which on an engine may preempt what runs."""
+
+PREEMPTION_MS = 2_000.0
+"""What a full KV cache adds: a preempted request is computed anew."""
+
+PREFILL_TOKENS_PER_SECOND = 5_000.0
+"""Prompt tokens computed in a second where the engine does not say: about a 7B model on one L4-class GPU."""
+
+USD_PER_SECOND = 0.002
+"""Dollars that a second of waiting is worth, when it is weighed against the price of a prefix: about 7 an hour."""
+
+STAY_MS = 200.0
+"""What a session's move must gain beyond all that it loses, so that noise moves none."""
+
+CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Standpoint:
+    """One backend for one request: time until it begins without regard to prefixes, and what its cold prefix costs."""
+
+    backend: str
+    full: bool
+    wait_ms: float
+    warm_tokens: int
+    lost_ms: float
+    lost_usd: float
+
+    @property
+    def total_ms(self) -> float:
+        """Everything as time."""
+        return self.wait_ms + self.lost_ms + 1e3 * self.lost_usd / USD_PER_SECOND
+
+
+def standpoints(
+    backends: Sequence[Backend], features: Features, view: View, session: Session | None
+) -> list[Standpoint]:
+    """Compare the backends of one tier, in their order; ``session`` is given where sessions are kept."""
+    if len(backends) == 1:
+        return [Standpoint(backends[0].name, False, 0.0, 0, 0.0, 0.0)]
+    engines = [view.engines.get(backend.name, EngineView()) for backend in backends]
+    waiting, elsewhere, kv_use = (
+        _filled([getattr(engine, name) for engine in engines]) for name in ("waiting", "elsewhere", "kv_use")
+    )
+    warm = [_warm(backend.name, features, view, session) for backend in backends]
+    warmest = max(warm, default=0)
+    found = []
+    for place, (backend, engine) in enumerate(zip(backends, engines, strict=True)):
+        ours = view.in_flight.get(backend.name, 0)
+        wait = RUNNING_MS * (ours + elsewhere[place]) + _turn_ms(engine) * waiting[place]
+        wait += PREEMPTION_MS * min(1.0, max(0.0, kv_use[place] - PRESSED) / (1 - PRESSED))
+        lost_ms, lost_usd = _loss(backend, engine, warmest - warm[place])
+        found.append(Standpoint(backend.name, ours >= backend.max_in_flight, wait, warm[place], lost_ms, lost_usd))
+    return found
+
+
+def order(found: Sequence[Standpoint], session: Session | None) -> list[Standpoint]:
+    """Put those that begin soonest first: full ones last, the session's own ahead unless a move gains enough."""
+
+    def cost(at: Standpoint) -> tuple[bool, float]:
+        own = session is not None and session.backend == at.backend
+        return (at.full, at.total_ms - STAY_MS if own else at.total_ms)
+
+    return sorted(found, key=cost)
+
+
+def why(ordered: Sequence[Standpoint], session: Session | None) -> str:
+    """Say why the first is first, where sessions or warm prefixes have to do with it; else nothing."""
+    if len(ordered) < 2:
+        return ""
+    first = ordered[0]
+    own = next((at for at in ordered[1:] if session is not None and at.backend == session.backend), None)
+    if own is not None and own.full:
+        return f"the session moves from {own.backend}, which is full, to {first.backend}"
+    if own is not None:
+        gain = f"{own.wait_ms - first.wait_ms:,.0f} ms less to wait"
+        loss = f"{first.lost_ms - own.lost_ms:,.0f} ms and ${max(0.0, first.lost_usd - own.lost_usd):.6f} of prefix"
+        return f"the session moves from {own.backend} to {first.backend}: {gain} against {loss}"
+    if first.warm_tokens > min(at.warm_tokens for at in ordered):
+        return f"{first.backend} has about {first.warm_tokens:,} tokens of it warm"
+    return ""
+
+
+def _warm(backend: str, features: Features, view: View, session: Session | None) -> int:
+    """Tokens of the request that the backend has warm; a session's own has at least what was said before."""
+    warm = view.warm.get(backend, 0)
+    if session is not None and session.backend == backend and features.turns > 1:
+        warm = max(warm, features.input_tokens - len(features.last_text) // CHARACTERS_PER_TOKEN)
+    return max(0, min(warm, features.input_tokens))
+
+
+def _filled(told: Sequence[float | None]) -> list[float]:
+    """Put the mean of what is known in the place of what is not; zero only where nobody knows."""
+    known = [_known(value) for value in told]
+    numbers = [value for value in known if value is not None]
+    mean = math.fsum(numbers) / len(numbers) if numbers else 0.0
+    return [mean if value is None else value for value in known]
+
+
+def _known(value: float | None) -> float | None:
+    return min(value, 1e9) if value is not None and value >= 0 else None
+
+
+def _turn_ms(engine: EngineView) -> float:
+    """How long one waiting request holds up the next."""
+    speed = _known(engine.tokens_per_second)
+    return min(LONGEST_TURN_MS, 1e3 * ANSWER_TOKENS / speed) if speed else WAITING_MS
+
+
+def _loss(backend: Backend, engine: EngineView, tokens: int) -> tuple[float, float]:
+    """Milliseconds and dollars of computing this many tokens anew."""
+    if tokens <= 0:
+        return 0.0, 0.0
+    seconds = tokens / max(1.0, _known(engine.prefill_tokens_per_second) or PREFILL_TOKENS_PER_SECOND)
+    match price_of(backend):
+        case TokenRates() as price:
+            return 1e3 * seconds, max(0.0, tokens * float(price.input - price.cached_input))
+        case GpuRates() as price:
+            return 1e3 * seconds, float(price.hour) / 3600 * seconds / price.capacity
+    return 1e3 * seconds, 0.0
