@@ -17,7 +17,7 @@ from policies.cascade import OURS, Moment, Try, next_step
 from policies.checks import Answered, shortcoming
 from policies.values import Attempt, Decision, Step
 from router import escalation, stream
-from router.backends import Call
+from router.backends import USAGE_PATHS, Call
 from router.errors import REQUEST_KINDS, Exhausted, UpstreamError
 from router.lane import Flight, Lane
 
@@ -224,12 +224,11 @@ class Errand:
         return answer
 
     async def _open_stream(self, lane: Lane, flight: Flight) -> Answer:
-        choices = self._order.body.get("n")
         events = stream.Stream(
             flight,
             flight.reply.chunks(),
             wants_usage=self._order.wants_usage,
-            choices=choices if isinstance(choices, int) else 1,
+            choices=_choices(self._order),
             cost=lambda: _dollars([flight.cost_nanos, *(attempt.cost_nanos for attempt in self._trail)]),
         )
         await events.open()
@@ -273,6 +272,15 @@ class Errand:
         tried = {attempt.backend for attempt in self._trail}
         left = [other for other in self._decision.steps if other.backend not in tried]
         return min(left or [step], key=lambda other: lanes[other.backend].rests_until)
+
+
+def _choices(order: Order) -> int:
+    """How many choices must end in a stream; 0 for protocols that have none."""
+    if order.path not in USAGE_PATHS:
+        return 0
+    asked, prompts = order.body.get("n"), order.body.get("prompt")
+    several = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    return max(1, several * asked) if isinstance(asked, int) else several
 
 
 def _worth_telling(errors: Sequence[UpstreamError]) -> UpstreamError:

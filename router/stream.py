@@ -50,12 +50,16 @@ class Stream:
     def __init__(
         self, flight: Flight, chunks: AsyncIterator[bytes], *, wants_usage: bool, choices: int, cost: Cost
     ) -> None:
-        """``choices`` is the request's ``n``; ``cost`` gives the request's dollars so far, None where unpriced."""
+        """``choices`` is how many must end, 0 where the protocol has none and any event is content.
+
+        ``cost`` gives the request's dollars so far, None where unpriced.
+        """
         self._flight = flight
         self._chunks = chunks
         self._splitter = sse.Splitter()
         self._wants_usage = wants_usage
         self._unfinished = choices
+        self._any_event = choices == 0
         self._cost = cost
         self._out: list[bytes] = []
         self._failure: UpstreamError | None = None
@@ -123,7 +127,7 @@ class Stream:
             try:
                 data = await self._more()
             except UpstreamError as error:
-                self._failure = None if self._unfinished <= 0 else error
+                self._failure = None if self._unfinished <= 0 and not self._any_event else error
                 data = None
             except BaseException:
                 self._flight.land("cancelled")
@@ -131,8 +135,11 @@ class Stream:
                 raise
             if data is not None:
                 self._take(data)
-            elif self._failure is None:
+            elif self._failure is None and not self._any_event:
                 return self._close_for_upstream()
+            elif self._failure is None:
+                self._ended = True
+                self._flight.land("ok")
         out, self._out = self._out, []
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -179,7 +186,7 @@ class Stream:
         seen = look(document)
         flight = self._flight
         flight.characters += seen.characters
-        if seen.content:
+        if seen.content or self._any_event:
             self._committed = self._moved = True
         if seen.usage is not None:
             flight.usage = seen.usage

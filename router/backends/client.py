@@ -57,7 +57,7 @@ class Client:
             raise ValueError("a header's name or value holds a character that HTTP does not allow")
         self._lines = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
         self._connect_timeout = connect
-        self._idle: list[Connection] = []
+        self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
 
     async def post(self, path: str, body: bytes) -> Response:
@@ -72,7 +72,7 @@ class Client:
     async def aclose(self) -> None:
         """Close every connection."""
         self._idle.clear()
-        for connection in self._connections:
+        for connection in tuple(self._connections):
             connection.abort()
         self._connections.clear()
         await asyncio.sleep(0)
@@ -102,11 +102,10 @@ class Client:
         """The connection used last, if it is still open and not too old; older ones are let go."""
         now = asyncio.get_running_loop().time()
         while self._idle:
-            connection = self._idle.pop()
+            connection, _ = self._idle.popitem()
             if connection.open and now - connection.idle_since < _KEEP_ALIVE:
                 return connection
             connection.abort()
-            self._connections.discard(connection)
         return None
 
     async def _connect(self) -> Connection:
@@ -129,11 +128,15 @@ class Client:
         return connection
 
     def _fresh(self) -> Connection:
-        return Connection(self._keep, self._connections.discard)
+        return Connection(self._keep, self._lose)
 
     def _keep(self, connection: Connection) -> None:
         connection.idle_since = asyncio.get_running_loop().time()
-        self._idle.append(connection)
+        self._idle[connection] = None
+
+    def _lose(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._idle.pop(connection, None)
 
 
 def _unconnected(kind: Kind, message: str) -> UpstreamError:

@@ -15,7 +15,7 @@ import pytest
 from policies import money, schema
 from policies.values import Attempt
 from router.backends import open_backends
-from router.dispatch import Answer, Dispatcher
+from router.dispatch import Answer, Dispatcher, Order
 from router.errors import Exhausted, to_openai
 from tests.faults.harness import decision, order, policy
 from tests.faults.speech import DONE, ROLE, SAID, STOP, answer, say, usage, well
@@ -396,3 +396,33 @@ async def test_zero_tokens_are_a_measurement() -> None:
     assert built.trail[0].usage is not None
     assert built.trail[0].usage.measured
     assert built.trail[0].cost_nanos == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "ended", "outcome"),
+    [({"n": 2}, 1, "error"), ({"n": 2}, 2, "ok"), ({"n": 0}, 0, "error"), ({"n": "x"}, 1, "ok")],
+)
+async def test_an_answer_is_whole_when_all_its_choices_have_ended(body: Any, ended: int, outcome: str) -> None:
+    async with house(lambda peer: say(peer, ROLE, SAID[0], *[STOP] * ended)) as built:
+        data = await built.text(stream=True, **body)
+    assert built.trail[0].outcome == outcome
+    assert data.endswith(DONE) == (outcome == "ok")
+
+
+@pytest.mark.parametrize(("ended", "outcome"), [(2, "ok"), (1, "error")])
+async def test_each_prompt_of_a_completion_has_choices(ended: int, outcome: str) -> None:
+    async with house(lambda peer: say(peer, SAID[0], *[STOP] * ended)) as built:
+        body = {"prompt": ["a", "b"], "stream": True}
+        found = await built.dispatcher.run(Order("completions", body, True, False, 1), decision(1), built.trail)
+        assert [part async for part in found.body]
+    assert built.trail[0].outcome == outcome
+
+
+async def test_a_protocol_without_choices_passes() -> None:
+    events = b'event: response.created\ndata: {"type":"response.created"}\n\ndata: {"type":"response.completed"}\n\n'
+    asked = Order("responses", {"stream": True}, True, False, 1)
+    async with house(lambda peer: say(peer, events)) as built:
+        found = await built.dispatcher.run(asked, decision(1), built.trail)
+        data = b"".join([part async for part in found.body])
+    assert data == events
+    assert built.trail[0].outcome == "ok"
