@@ -59,9 +59,9 @@ def warm(
         from classifiers import prepare
 
         prepare.prepare(cache_dir)
-        ready(prepare.load_static(cache_dir), None)
-        encoders = prepare.load(cache_dir)
-        ready(encoders.static, encoders.full)
+        static = prepare.load_static(cache_dir)
+        ready(static, None)
+        ready(static, prepare.load_full(cache_dir))
     else:
         from classifiers.torch_encoder import TorchEncoder
 
