@@ -11,7 +11,17 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SecretStr, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    model_validator,
+)
 
 from policies.conditions import Names, When, one_or_many
 from policies.durations import Duration
@@ -317,10 +327,33 @@ class Scrape(Section):
     stale: Duration = timedelta(seconds=10)
 
 
+class LedgerSettings(Section):
+    """How long the books are kept.
+
+    Whole ``entries`` stay in each proxy's journal so long, and while it is no bigger than ``entries_mib``; then only
+    what they add up to. In the store, days older than ``hours`` are kept as days, and all is gone after ``rollups``.
+    """
+
+    entries: Duration = timedelta(days=90)
+    entries_mib: Annotated[int, Field(ge=1)] = 4096
+    hours: Duration = timedelta(days=35)
+    rollups: Duration = timedelta(days=400)
+
+
 class Logging(Section):
     """What the ledger may keep. Content is kept only when ``content`` says so (invariant 9)."""
 
     content: bool = False
+
+
+STORES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
+"""Schemes of the store's URL."""
+
+
+def _store_url(url: str) -> str:
+    if url and url.partition("://")[0] not in STORES:
+        raise ValueError(f"not the URL of a store: expected one that begins with {'://, '.join(STORES)}://")
+    return url
 
 
 class Policy(Section):
@@ -345,6 +378,7 @@ class Policy(Section):
     exploration: Share = 0.0
     limits: Limits = Limits()
     scrape: Scrape = Scrape()
+    ledger: LedgerSettings = LedgerSettings()
     logging: Logging = Logging()
     timezone: str = "UTC"
-    redis: Annotated[str, Field(repr=False)] = ""
+    redis: Annotated[str, AfterValidator(_store_url), Field(repr=False)] = ""

@@ -24,9 +24,10 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
     configure_logging(settings.log_level)
     loaded = load_policy(settings.policy)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(loaded.policy.redis, settings.data_dir))
+        keep = loaded.policy.ledger
+        store = await stack.enter_async_context(open_store(loaded.policy.redis, settings.data_dir, keep.rollups))
         journal = Journal(settings.data_dir / JOURNAL_NAME, keep_content=loaded.policy.logging.content)
-        ledger = Ledger(journal, store)
+        ledger = Ledger(journal, store, keep=keep)
         await ledger.start()
         stack.push_async_callback(ledger.stop)
         proxy = Proxy(settings, loaded, store, ledger)

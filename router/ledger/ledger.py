@@ -7,11 +7,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import timedelta
 from time import time
 from typing import TYPE_CHECKING
 
 from policies.money import GpuClock
+from policies.schema import LedgerSettings
 from policies.values import Entry
 from router.ledger.budgets import Grant, charges
 from router.ledger.journal import Journal
@@ -31,6 +31,7 @@ _LONGEST_PAUSE = 5.0
 _DRAIN_SECONDS = 5.0
 _METER_SECONDS = 5.0
 _NO_GRANT = Grant()
+_KEEP = LedgerSettings()
 
 
 class Ledger:
@@ -42,11 +43,9 @@ class Ledger:
         store: RedisStore,
         *,
         every: float = _SHIP_SECONDS,
-        retention: timedelta = timedelta(days=90),
-        most_bytes: int = 4 * 2**30,
+        keep: LedgerSettings = _KEEP,
     ) -> None:
-        """``every`` is seconds between shipments. Whole entries stay in the journal for ``retention`` and while it is
-        smaller than ``most_bytes``; their sums stay for good."""
+        """``every`` is seconds between shipments."""
         self._journal = journal
         self._store = store
         self._every = every
@@ -54,8 +53,7 @@ class Ledger:
         self._shipping: asyncio.Task[None] | None = None
         self._clocks: Callable[[], Iterable[tuple[str, GpuClock]]] = tuple
         self._metered_at = 0.0
-        self._retention = retention
-        self._most_bytes = most_bytes
+        self._keep = keep
         self._stopping = asyncio.Event()
 
     def record(self, entry: Entry, grant: Grant = _NO_GRANT) -> None:
@@ -97,7 +95,7 @@ class Ledger:
     async def start(self) -> None:
         """Open the journal and begin shipping. Raises `OSError` or `sqlite3.Error` when the journal cannot be made."""
         await asyncio.to_thread(self._journal.start)
-        self._shipper = Shipper(self._journal.path, self._store, self._retention, self._most_bytes)
+        self._shipper = Shipper(self._journal.path, self._store, self._keep)
         self._shipping = asyncio.create_task(self._ship_until_stopped(), name="shipping")
 
     async def stop(self) -> None:

@@ -9,11 +9,11 @@ import asyncio
 import fcntl
 import logging
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from time import time
 from typing import IO, TYPE_CHECKING
 
+from policies.schema import LedgerSettings
 from router.ledger.journal_file import Chapter, JournalFile
 from router.state.values import StoreAway
 
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UPKEEP_SECONDS = 60.0
+_COMPACT_SECONDS = 6 * 3600.0
 _OTHERS_SECONDS = 0.05
 
 
 class Shipper:
     """Ships one journal file, and keeps it small."""
 
-    def __init__(self, path: Path, store: RedisStore, retention: timedelta, most_bytes: int) -> None:
+    def __init__(self, path: Path, store: RedisStore, keep: LedgerSettings) -> None:
         """Raises `sqlite3.Error` when the file cannot be opened."""
         self._file = JournalFile(path)
         self._store = store
-        self._retention = retention
-        self._most_bytes = most_bytes
+        self._keep = keep
         self._lock: IO[bytes] | None = None
         self._applied: dict[str, int] = {}
         self._knows = False
         self._upkeep_at = time() + _UPKEEP_SECONDS
+        self._compact_at = time() + _UPKEEP_SECONDS
 
     @property
     def backlog(self) -> int:
@@ -70,15 +71,21 @@ class Shipper:
                 await self.ship()
 
     async def keep_small(self) -> None:
-        """Once a minute, fold sums and let go of old entries."""
+        """Once a minute, fold sums and let go of old entries; a few times a day, compact the store's oldest days.
+
+        Raises `StoreAway`.
+        """
         now = time()
         if now < self._upkeep_at or not self._in_charge():
             return
         self._upkeep_at = now + _UPKEEP_SECONDS
         await asyncio.to_thread(self._file.fold, self._applied, now)
-        since = now - self._retention.total_seconds()
-        if gone := await asyncio.to_thread(self._file.retain, since, self._most_bytes):
+        since = now - self._keep.entries.total_seconds()
+        if gone := await asyncio.to_thread(self._file.retain, since, self._keep.entries_mib * 2**20):
             log.info("%d old entries left the journal; what they add up to stays", gone)
+        if now >= self._compact_at:
+            self._compact_at = now + _COMPACT_SECONDS
+            await self._store.compact(now - self._keep.hours.total_seconds())
 
     def close(self) -> None:
         """Let go of the file and the lock."""

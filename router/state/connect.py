@@ -49,6 +49,14 @@ def open_client(url: str) -> Client:
     raise ValueError(f"{without_password(url)}: not the URL of a store; expected one of {_SHAPES}")
 
 
+async def close_client(client: Client) -> None:
+    """Close a client's connections, those to Sentinels too."""
+    await client.aclose()
+    sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    for watcher in sentinel.sentinels if sentinel is not None else ():
+        await watcher.aclose()
+
+
 @dataclass(frozen=True, slots=True)
 class _Node:
     host: str

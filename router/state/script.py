@@ -13,9 +13,10 @@ from redis.exceptions import NoScriptError
 class Script:
     """A Lua script beside this module, called by its hash and sent whole only where it is not known."""
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: Any, *names: str) -> None:
+        """The script is the text of these files, one after the other."""
         self._client = client
-        self._text = files(__package__).joinpath(name).read_text("utf-8")
+        self._text = "".join(files(__package__).joinpath(name).read_text("utf-8") for name in names)
         self._hash = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

@@ -12,6 +12,7 @@ import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -27,8 +28,8 @@ from policies.money import NANOS_PER_USD, usd
 from policies.values import Session
 from router.ledger.budgets import Claim, Grant
 from router.ledger.journal_file import Batch
-from router.ledger.sums import BUDGET_FIELD, SPEND_FIELD, hour_of, unpack_vector
-from router.state.connect import open_client, without_password
+from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SPEND_FIELD, hour_of, unpack_vector
+from router.state.connect import close_client, open_client, without_password
 from router.state.script import Script
 from router.state.turnstile import Turnstile
 from router.state.values import Snapshot, Store, StoreAway
@@ -88,7 +89,8 @@ class RedisStore:
         self._others: dict[str, int] = {}
         self._rests: dict[str, float] = {}
         self._new_rests: dict[str, float] = {}
-        self._ship_script = Script(self._client, "ship.lua")
+        self._ship_script = Script(self._client, "merge.lua", "ship.lua")
+        self._compact_script = Script(self._client, "merge.lua", "compact.lua")
         self._reservations = Turnstile(self._reserve)
         self._reserve_script = Script(self._client, "reserve.lua")
         self._revive = revive
@@ -106,12 +108,24 @@ class RedisStore:
 
     async def connect(self) -> bool:
         """Ask for the first time, and say whether it answered. A store that is away now may come later."""
-        return await self.tick()
+        answered = await self.tick()
+        if answered:
+            await self._see_that_it_keeps()
+        return answered
+
+    async def _see_that_it_keeps(self) -> None:
+        """Warn of a server that throws keys away when it is full: what it forgot would be sent again, for ever."""
+        with suppress(StoreAway):
+            memory = await self._ask(self._client.info("memory"), _BACKGROUND_SECONDS)
+            nodes = [memory] if "maxmemory_policy" in memory else memory.values()
+            policies = {node["maxmemory_policy"] for node in nodes if node.get("maxmemory")}
+            if policies - {"noeviction"}:
+                log.warning("the store %s evicts keys when full; books need maxmemory-policy noeviction", self.url)
 
     async def aclose(self) -> None:
         """Save what is remembered and close the connections."""
         await self.tick()
-        await self._client.aclose()
+        await close_client(self._client)
 
     # what the data path asks
 
@@ -276,6 +290,26 @@ class RedisStore:
             keys += self._account(account)
             arguments.append(member)
         return int(await self._ask(self._ship_script.run(keys, [*arguments, *batch.recent]), _BACKGROUND_SECONDS))
+
+    async def compact(self, before: float) -> int:
+        """Merge the hours of each UTC day that ended before a Unix time into its first hour. Raises `StoreAway`.
+
+        Returns how many sums moved. What a compacted day says by hour is said of its first.
+        """
+        hours = [hour for hour in await self._ask(self._hours(), 10 * _BACKGROUND_SECONDS) if hour % 24]
+        ended = {hour // 24 for hour in hours if (hour // 24 + 1) * 86_400 <= before}
+        moved = 0
+        for day in sorted(ended):
+            keys = [self._rollup(hour) for hour in range(24 * day, 24 * day + 24)]
+            script = self._compact_script.run(keys, [self._retention, GPU_FIELD])
+            moved += int(await self._ask(script, _BACKGROUND_SECONDS))
+        return moved
+
+    async def _hours(self) -> list[int]:
+        prefix = self._rollup(0).removesuffix("0")
+        return [
+            int(key.decode().removeprefix(prefix)) async for key in self._client.scan_iter(f"{prefix}*", count=1000)
+        ]
 
     async def rollups(self, since_hour: int, until_hour: int) -> Snapshot:
         """All sums of a half-open range of hours. Raises `StoreAway`."""

@@ -129,8 +129,38 @@ def _settled(client: redis.Redis) -> bool:
     return facts["cluster_state"] == "ok" and facts["cluster_known_nodes"] == "3"
 
 
+@contextmanager
+def running_with_tls(folder: Path) -> Iterator[str]:
+    """A server that speaks TLS, with a certificate of its own; gives the URL."""
+    folder.mkdir(exist_ok=True)
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject)
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    port = free_port()
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate))
+    with running(redis_server(), folder / "data", "--tls-port", str(port), "--tls-auth-clients", "no", *files):
+        yield f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"
+
+
+@contextmanager
+def running_sentinel(folder: Path) -> Iterator[str]:
+    """A primary and a Sentinel that knows it; gives the URL."""
+    with running(redis_server(), folder / "primary") as primary:
+        configuration = folder / "sentinel.conf"
+        configuration.write_text(f"sentinel monitor books 127.0.0.1 {primary.port} 1\n")
+        sentinel = Server(redis_server(), folder / "sentinel")
+        command = [str(redis_server()), str(configuration), "--sentinel", "--port", str(sentinel.port)]
+        sentinel._command = [*command, "--bind", "127.0.0.1", "--logfile", str(folder / "sentinel.log")]
+        sentinel.start()
+        try:
+            yield f"redis+sentinel://127.0.0.1:{sentinel.port}/books/0"
+        finally:
+            sentinel.stop()
+
+
 def valkey_server() -> Path:
     return find_server()
 
 
-SERVERS: Sequence[str] = ("embedded", "valkey", "redis", "cluster")
+SERVERS: Sequence[str] = ("embedded", "valkey", "redis", "cluster", "sentinel", "tls")

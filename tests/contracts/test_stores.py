@@ -19,14 +19,32 @@ from policies.schema import Budget
 from policies.values import Session, Usage
 from router.ledger.budgets import Amount, Claim, Grant, account, charges
 from router.ledger.journal_file import Batch, JournalFile, Line
-from router.ledger.sums import Tally, merge_all, merge_packed, pack_entries, pack_vector, unpack_vector
+from router.ledger.sums import (
+    Tally,
+    held,
+    merge_all,
+    merge_packed,
+    pack_entries,
+    pack_vector,
+    seconds_held,
+    unpack_vector,
+)
 from router.state.embedded import EmbeddedStore
 from router.state.store import RedisStore
-from tests.contracts.stores_servers import SERVERS, redis_server, running, running_cluster, valkey_server
+from tests.contracts.stores_servers import (
+    SERVERS,
+    redis_server,
+    running,
+    running_cluster,
+    running_sentinel,
+    running_with_tls,
+    valkey_server,
+)
 from tests.router.ledger.entries import NOON, entry
 
 HOUR = int(NOON) // 3600
 pytestmark = pytest.mark.anyio
+_SPECIAL = {"cluster": running_cluster, "sentinel": running_sentinel, "tls": running_with_tls}
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -37,8 +55,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
             embedded = EmbeddedStore(folder)
             stack.callback(embedded.stop)
             yield embedded.start()
-        elif request.param == "cluster":
-            yield stack.enter_context(running_cluster(folder))
+        elif request.param in _SPECIAL:
+            yield stack.enter_context(_SPECIAL[request.param](folder))
         else:
             binary = redis_server() if request.param == "redis" else valkey_server()
             yield stack.enter_context(running(binary, folder)).url
@@ -158,6 +176,28 @@ async def test_proxies_tell_each_other_of_gpu_work_and_of_resting_backends(url: 
     await other.aclose()
 
 
+async def test_old_days_are_compacted_into_one_and_nothing_is_lost(store: RedisStore) -> None:
+    midnight = NOON - 12 * 3600
+    recorded = [entry(f"r{i}", at=midnight + i * 1_000, cost=i) for i in range(86)]
+    sums = merge_packed(pack_entries(recorded), held("gpu", 10**9, midnight + 3_000, midnight + 9_000))
+    await store.ship(Batch("j", 1, 1, tuple((hour, name, packed) for (hour, name), packed in sums.items())))
+    first = int(midnight) // 3600
+    assert await store.compact(before=midnight + 86_399) == 0, "the day has not ended by then"
+    before = await store.rollups(first, first + 24)
+    assert await store.compact(before=midnight + 86_400) > 0
+    assert await store.compact(before=midnight + 86_400) == 0
+    after = await store.rollups(first, first + 24)
+    assert len(after.sums) < len(before.sums) / 10
+    assert _overall(after.sums) == _overall(before.sums) == (86, sum(range(86)), 6_001)
+    assert {hour for hour, name, _ in after.sums if not name.startswith("=gpu")} == {first}
+
+
+def _overall(sums: tuple[tuple[int, str, bytes], ...]) -> tuple[int, int, int]:
+    tallies = [Tally.unpack(packed) for _, name, packed in sums if name[0] != "="]
+    seconds = sum(seconds_held(packed) for _, name, packed in sums if name.startswith("=gpu"))
+    return sum(t.counts["requests"] for t in tallies), sum(t.money["cost"] for t in tallies), seconds
+
+
 # budgets
 
 
@@ -196,6 +236,15 @@ async def test_what_is_not_used_is_given_back_once_and_what_is_spent_stays(store
     third = await store.reserve("r4", [claim(nanos=1)], timedelta(minutes=1))
     assert third.exceeded == ("b",)
     assert third.retry_after == pytest.approx(claim().account.until.timestamp() - datetime.now(UTC).timestamp(), abs=5)
+
+
+async def test_accounts_say_what_was_spent(store: RedisStore) -> None:
+    grant = await store.reserve("r1", [claim(subject="", name="one")], timedelta(minutes=1))
+    await store.reserve("r2", [claim(name="held, not spent")], timedelta(minutes=1))
+    await store.ship(settle(grant, "r1", 42, 1))
+    ((hour, name, packed),) = await store.accounts()
+    assert (hour, name) == (grant.claims[0].account.hour, grant.claims[0].account.field)
+    assert unpack_vector(packed) == (0, 42, 80, 1)
 
 
 async def test_all_claims_are_granted_or_none(store: RedisStore) -> None:

@@ -43,6 +43,7 @@ SECTIONS = {
     "`classifier`": "ClassifierSettings",
     "`limits`": "Limits",
     "`scrape`": "Scrape",
+    "`ledger`": "LedgerSettings",
     "`logging`": "Logging",
 }
 
