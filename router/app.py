@@ -31,6 +31,7 @@ def create(settings: Settings) -> Starlette:
             Route("/readyz", endpoints.readyz),
             Route("/metrics", endpoints.metrics),
             Route("/report", endpoints.report),
+            Route("/engines", endpoints.engines),
         ],
         exception_handlers=endpoints.EXCEPTION_HANDLERS,
         lifespan=lifespan,

@@ -130,7 +130,8 @@ async def route(request: Request) -> Response:
     """``POST /v1/route``: decide where a chat request would go, and say why, without calling anyone."""
     proxy = _proxy(request)
     raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
-    choice = await proxy.pipeline.choose(proxy.read_chat(raw, read_headers(request.scope)).features)
+    chat = proxy.read_chat(raw, read_headers(request.scope))
+    choice = await proxy.pipeline.choose(chat.features, proxy.pipeline.fleet.trace(chat.body))
     shown = {name: getattr(choice.features, name) for name in _SHOWN_FEATURES}
     return _json(
         {"tier": choice.decision.tier, "features": shown, "signals": choice.signals, **_fields(choice.decision)}
@@ -156,6 +157,11 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """``GET /metrics``: Prometheus' text format."""
     return Response(_proxy(request).exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def engines(request: Request) -> Response:
+    """``GET /engines``: what each engine says of itself, and where that differs from what the policy says of it."""
+    return _json(_proxy(request).pipeline.fleet.shown())
 
 
 async def report(request: Request) -> Response:

@@ -21,9 +21,11 @@ from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
 from policies.values import Attempt, Decision, Entry, Features, Outcome, Signals, Usage, View
 from router.admission import Admission
+from router.affinity import Trace
 from router.billing import baseline_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import Exhausted, RequestError, to_openai
+from router.fleet import Fleet
 from router.headers import served_headers
 from router.ledger.budgets import Grant
 from router.ledger.ledger import Ledger
@@ -63,6 +65,7 @@ class _Exchange:
     at: float = field(default_factory=time)
     choice: Choice | None = None
     grant: Grant = field(default_factory=Grant)
+    prompt: Trace = ()
     answer: Answer | None = None
     attempts: list[Attempt] = field(default_factory=list)
     status: int = 499
@@ -97,6 +100,7 @@ class Pipeline:
         loaded: Loaded,
         reader: SignalReader,
         dispatcher: Dispatcher,
+        fleet: Fleet,
         store: Store,
         ledger: Ledger,
         telemetry: Telemetry,
@@ -106,6 +110,7 @@ class Pipeline:
         conditions = [rule.when for rule in loaded.policy.rules] + [budget.when for budget in loaded.policy.budgets]
         self.headers_read = headers_read(conditions)
         self.dispatcher = dispatcher
+        self.fleet = fleet
         self._store = store
         self._ledger = ledger
         self._admission = Admission(loaded, store)
@@ -115,9 +120,9 @@ class Pipeline:
         self._retired = False
         self._idle = asyncio.Event()
 
-    async def choose(self, features: Features) -> Choice:
+    async def choose(self, features: Features, prompt: Trace = ()) -> Choice:
         """Decide where a request would go, without calling anyone."""
-        view = await self._view(features)
+        view = await self._view(features, prompt)
         signals, classify_ms = None, 0.0
         if needs_signals(self.loaded, features):
             signals, classify_ms = await self.reader.read(self.loaded, features, view)
@@ -151,7 +156,10 @@ class Pipeline:
     async def _answer(self, exchange: _Exchange) -> Served:
         """The answer as soon as it has begun, or the error that stands in for it."""
         request = exchange.request
-        choice = exchange.choice = await self._admitted(exchange, await self.choose(request.features))
+        exchange.prompt = self.fleet.trace(request.body)
+        choice = exchange.choice = await self._admitted(
+            exchange, await self.choose(request.features, exchange.prompt)
+        )
         if (refusal := choice.decision.refusal) is not None:
             wait = {"retry-after": str(ceil(exchange.grant.retry_after))} if refusal.status == 429 else {}
             error = RequestError(refusal.status, refusal.code, refusal.message, refusal.param, headers=wait)
@@ -166,6 +174,7 @@ class Pipeline:
         except RequestError as error:
             return self._failed(exchange, error, "rejected")
         exchange.opened(answer)
+        self.fleet.served(answer.step.backend, exchange.prompt)
         headers = [(b"content-type", answer.content_type.encode("latin-1")), *self._headers(exchange)]
         if answer.whole is not None:
             headers.append((b"content-length", str(len(answer.whole)).encode()))
@@ -186,7 +195,7 @@ class Pipeline:
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in extra.items()]
         return Served(exchange.status, [*headers, *self._headers(exchange)], _once(body))
 
-    async def _view(self, features: Features) -> View:
+    async def _view(self, features: Features, prompt: Trace) -> View:
         policy = self.loaded.policy
         return View(
             now=datetime.now(self._timezone),
@@ -195,6 +204,8 @@ class Pipeline:
             session=await self._store.session(features.conversation, features.turns) if policy.session.sticky else None,
             spent_today=await self._store.spent_today(policy.timezone),
             draw=random(),
+            engines=self.fleet.views(),
+            warm=self.fleet.warm(prompt),
         )
 
     def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
@@ -262,6 +273,7 @@ class Pipeline:
     async def close(self) -> None:
         """Close the connections to every backend."""
         self.reader.close()
+        await self.fleet.close()
         for lane in self.dispatcher.lanes.values():
             await lane.backend.aclose()
 

@@ -22,6 +22,7 @@ from router import encoders, wire
 from router.backends import open_backends
 from router.dispatch import Dispatcher
 from router.errors import RequestError
+from router.fleet import Fleet
 from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.pipeline import Pipeline
 from router.reports import report, window
@@ -45,7 +46,7 @@ class Proxy:
         self._settings = settings
         self._store = store
         self._ledger = ledger
-        self._telemetry = Telemetry()
+        self._telemetry = Telemetry(lambda: self.pipeline.fleet.views())
         self._encoders: tuple[StaticEncoder | None, Encoder | None] = (None, None)
         self._no_encoder = "the encoder is warming up"
         self._policy_problem = ""
@@ -61,7 +62,8 @@ class Proxy:
         dispatcher = Dispatcher(backends, loaded.policy, on_rest=self._rests.tell)
         reader = SignalReader()
         self._point(reader, loaded.policy)
-        self.pipeline = Pipeline(loaded, reader, dispatcher, self._store, self._ledger, self._telemetry)
+        fleet = Fleet(dispatcher, loaded.policy)
+        self.pipeline = Pipeline(loaded, reader, dispatcher, fleet, self._store, self._ledger, self._telemetry)
 
     @property
     def policy(self) -> Policy:

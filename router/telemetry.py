@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
-from policies.values import Entry
+from policies.values import EngineView, Entry
+from router.engines.metrics import EngineCollector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -15,7 +17,8 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 class Telemetry:
     """The metrics of one proxy, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Callable[[], Mapping[str, EngineView]] = dict) -> None:
+        """``engines`` gives what is known of each engine when the metrics are asked for."""
         self._registry = CollectorRegistry()
         labels = ("tier", "backend")
         self._requests = self._counter("requests", "Requests answered.", (*labels, "outcome", "status"))
@@ -28,6 +31,7 @@ class Telemetry:
         self._ttft = self._histogram("gen_ai_server_time_to_first_token_seconds", "Time to first token.", labels)
         self._total = self._histogram("gen_ai_server_request_duration_seconds", "Time to the last byte.", labels)
         self._in_flight = Gauge("tierwise_in_flight", "Requests being answered.", registry=self._registry)
+        self._registry.register(EngineCollector(engines))
         self._state = Gauge("tierwise_ready", "1 where this part is ready.", ("part",), registry=self._registry)
 
     def _counter(self, name: str, summary: str, labels: tuple[str, ...]) -> Counter:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 
 from policies.schema import Scrape
+from policies.speculation import watch
 from policies.values import EngineView
 from router.engines import exposition
 from router.engines.discovery import Discovery
@@ -23,7 +25,8 @@ Fetch = Callable[[str, int], Awaitable[bytes]]
 class Scraper:
     """Reads one backend's metrics at an interval. ``problem`` says why the latest reading failed, if it did.
 
-    ``in_flight`` gives the requests that this proxy has there; ``clock`` gives seconds.
+    ``in_flight`` gives the requests that this proxy has there; ``clock`` gives seconds; ``on_restart`` is told when the
+    engine has started again.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Scraper:
         in_flight: Callable[[], int],
         clock: Callable[[], float],
         discovery: Discovery | None = None,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.problem = ""
@@ -42,7 +46,7 @@ class Scraper:
         self._interval = settings.interval.total_seconds()
         self._timeout = settings.timeout.total_seconds()
         self._stale = settings.stale.total_seconds()
-        self._discovery = discovery
+        self._discovery, self._on_restart = discovery, on_restart
         self._history = History()
         self._view: EngineView | None = None
         self._at = float("-inf")
@@ -51,6 +55,18 @@ class Scraper:
     def view(self) -> EngineView | None:
         """What the engine says of itself; None when the latest reading is stale or there is none."""
         return self._view if self._clock() - self._at <= self._stale else None
+
+    def shown(self) -> dict[str, object]:
+        """Everything that is known of the engine, for people."""
+        view, discovery = self.view, self._discovery
+        known = {} if view is None else {name: value for name, value in asdict(view).items() if value is not None}
+        return {
+            "view": known,
+            "speculation": asdict(told) if view is not None and (told := watch(view)) else None,
+            "problem": self.problem,
+            "models": [asdict(model) for model in discovery.served] if discovery else [],
+            "differences": list(discovery.differences) if discovery else [],
+        }
 
     async def run(self) -> None:
         """Read for ever, starting now."""
@@ -91,7 +107,8 @@ class Scraper:
         if not values:
             raise exposition.Unreadable(f"the page at {path} has none of this engine's metrics")
         self._at = self._clock()
-        self._history.add(Reading(self._at, values))
+        if self._history.add(Reading(self._at, values)):
+            self._on_restart()
         self._view = self._history.view(ours)
 
 

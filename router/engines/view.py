@@ -27,15 +27,17 @@ class History:
     def __init__(self) -> None:
         self._readings: deque[Reading] = deque()
 
-    def add(self, reading: Reading) -> None:
-        """Take the newest reading; those older than the window go, but for one at its edge."""
+    def add(self, reading: Reading) -> bool:
+        """Take the newest reading; whether the engine has started again. What is older than the window goes."""
         readings = self._readings
         counted = COUNTERS & reading.values.keys()
-        if any(reading.values[name] < older.values.get(name, 0.0) for older in readings for name in counted):
+        restarted = any(reading.values[name] < older.values.get(name, 0.0) for older in readings for name in counted)
+        if restarted:
             readings.clear()
         readings.append(reading)
         while len(readings) > 2 and readings[1].at <= reading.at - WINDOW:
             readings.popleft()
+        return restarted
 
     def view(self, ours: int) -> EngineView:
         """What the readings say; ``ours`` is how many requests this proxy had there when the newest was taken."""

@@ -1,0 +1,76 @@
+"""The engines behind one policy: what each says of itself, and which has what warm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from policies.schema import Policy
+from policies.values import EngineView
+from router.affinity import Affinity, Trace, trace
+from router.backends.openai import OpenAI
+from router.dispatch import Dispatcher
+from router.engines import engine_of
+from router.engines.discovery import Discovery
+from router.engines.scrape import Scraper, views
+
+
+class Fleet:
+    """Scrapes the engines that have metrics, and models the prefix caches of tiers with more than one backend."""
+
+    def __init__(self, dispatcher: Dispatcher, policy: Policy) -> None:
+        """Starts to scrape, so build it inside a running event loop."""
+        shared = [tier.backends for tier in policy.tiers.values() if len(tier.backends) > 1]
+        self._affinity = Affinity(backend.name for backends in shared for backend in backends)
+        self._models = bool(shared)
+        self.scrapers: Mapping[str, Scraper] = _scrapers(dispatcher, policy, self._affinity)
+        self._tasks = [asyncio.create_task(scraper.run()) for scraper in self.scrapers.values()]
+
+    def views(self) -> dict[str, EngineView]:
+        """What is known now, by backend; those of which nothing fresh is known are left out."""
+        return views(self.scrapers)
+
+    def trace(self, body: Mapping[str, Any]) -> Trace:
+        """The prompt's blocks, or none where no tier has a choice to make by them."""
+        return trace(body) if self._models else ()
+
+    def warm(self, prompt: Trace) -> dict[str, int]:
+        """Tokens of the prompt that each backend probably has in its prefix cache."""
+        return self._affinity.warm(prompt) if prompt else {}
+
+    def served(self, backend: str, prompt: Trace) -> None:
+        """The backend has begun to answer this prompt, so it has it warm."""
+        if prompt:
+            scraper = self.scrapers.get(backend)
+            view = scraper.view if scraper else None
+            self._affinity.served(backend, prompt, view.kv_tokens if view else None)
+
+    def shown(self) -> dict[str, object]:
+        """What operators see of each engine: its view, its models, and what is wrong."""
+        return {name: scraper.shown() for name, scraper in self.scrapers.items()}
+
+    async def close(self) -> None:
+        """Stop scraping."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _scrapers(dispatcher: Dispatcher, policy: Policy, affinity: Affinity) -> dict[str, Scraper]:
+    loop, found = asyncio.get_running_loop(), {}
+    for name, lane in dispatcher.lanes.items():
+        engine, backend = engine_of(lane.backend.config.kind), lane.backend
+        if not policy.scrape.enabled or engine.metrics is None or not isinstance(backend, OpenAI):
+            continue
+        found[name] = Scraper(
+            name,
+            engine,
+            backend.fetch,
+            policy.scrape,
+            lambda slots=lane.slots: slots.in_flight,  # type: ignore[misc]
+            loop.time,
+            Discovery(backend.config, engine),
+            lambda name=name: affinity.forget(name),  # type: ignore[misc]
+        )
+    return found
