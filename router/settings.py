@@ -1,15 +1,15 @@
-"""What a worker is started with, and the policy it reads; commands that explain one read it the same way."""
+"""What a worker is started with, and the policy it reads; commands that check or explain one read it the same way."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo
 
-from policies import document, presets
+from policies import document
 from policies.document import Loaded
-from router import prices
+from router import presets
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,25 @@ def policy_file(name: str, data_dir: Path) -> Path:
     return path
 
 
-def load_policy(path: Path) -> Loaded:
-    """Read and validate a policy, and fill in list prices. Raises `OSError` or `PolicyErrors`."""
-    text = path.read_text(encoding="utf-8")
-    loaded = document.load(text, file=str(path), environ=os.environ, is_timezone=available_timezones().__contains__)
-    return document.complete(loaded, prices.facts(loaded.policy))
+def load_policy(name: str | Path) -> Loaded:
+    """Read and validate a policy file, or a preset by its name, and fill in list prices where some are missing.
+
+    Raises `OSError`, `UnicodeDecodeError` or `PolicyErrors`.
+    """
+    file = str(name)
+    is_preset = not Path(file).exists() and file in presets.names()
+    text = presets.text(file) if is_preset else Path(file).read_text(encoding="utf-8")
+    loaded = document.load(text, file=file, environ=os.environ, is_timezone=_is_timezone)
+    if any(backend.cost is None for tier in loaded.policy.tiers.values() for backend in tier.backends):
+        from router.prices import facts
+
+        return document.complete(loaded, facts(loaded.policy))
+    return loaded
+
+
+def _is_timezone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True

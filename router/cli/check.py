@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,54 +25,22 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check a policy; 1 when it has errors (or warnings, with ``--strict``), 2 when it cannot be read."""
     from policies.document import PolicyErrors, json_schema
+    from router.settings import load_policy
 
     if args.schema:
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
         return 0
     try:
-        text = _text(args.policy)
+        loaded = load_policy(args.policy)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         print(f"cannot read {args.policy}: {reason}", file=sys.stderr)
         return 2
-    try:
-        loaded = load(text, args.policy)
     except PolicyErrors as errors:
         _report(args, errors.problems, None)
         return 1
     _report(args, loaded.warnings, loaded)
     return 1 if args.strict and loaded.warnings else 0
-
-
-def load(text: str, file: str) -> Loaded:
-    """Load a policy with this process's environment and the list prices of what it calls. Raises `PolicyErrors`."""
-    from policies.document import complete
-    from policies.document import load as load_document
-
-    loaded = load_document(text, file=file, environ=os.environ, is_timezone=_is_timezone)
-    if any(backend.cost is None for tier in loaded.policy.tiers.values() for backend in tier.backends):
-        from router.prices import facts
-
-        return complete(loaded, facts(loaded.policy))
-    return loaded
-
-
-def _text(name: str) -> str:
-    from policies import presets
-
-    if not Path(name).exists() and name in presets.names():
-        return presets.text(name)
-    return Path(name).read_text(encoding="utf-8")
-
-
-def _is_timezone(name: str) -> bool:
-    from zoneinfo import ZoneInfo
-
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        return False
-    return True
 
 
 def _report(args: argparse.Namespace, problems: Sequence[Problem], loaded: Loaded | None) -> None:

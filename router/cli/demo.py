@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from classifiers.encoder import EncoderUnavailable
-    from policies import presets
+    from router import presets
     from router.cli import cache_dir
     from router.cli.prepare import prepare_with_progress
     from router.launch import running_proxy

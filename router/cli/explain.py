@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from router.cli import add_data_dir, cache_dir, data_dir
+from router.cli import cache_dir
 
 if TYPE_CHECKING:
     from classifiers.classifier import Classifier
@@ -23,7 +23,6 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", default="balanced", help="policy file, or a preset (default: %(default)s)")
     parser.add_argument("--model", default="auto", help="the model that the request names (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
-    add_data_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     from policies.document import PolicyErrors
     from policies.explain import explain, lines
     from policies.values import View
-    from router.settings import load_policy, policy_file
+    from router.settings import load_policy
 
     try:
-        loaded = load_policy(policy_file(args.policy, data_dir(args)))
+        loaded = load_policy(args.policy)
     except (OSError, PolicyErrors) as error:
         print(error, file=sys.stderr)
         return 1

@@ -182,7 +182,7 @@ def test_without_an_encoder_it_serves_on_lexical_features_and_says_so(policy: Pa
     with running_proxy(policy, tmp_path / "data", environ={**os.environ, "HF_HUB_OFFLINE": "1"}) as proxy:
         proxy.wait_until_ready()
         state = eventually(
-            lambda: (found := ready(proxy))["classifier_problem"] != "the encoder is warming up" and found
+            lambda: (found := ready(proxy))["classifier_problem"] != "the encoder is warming up" and found, 90
         )
         assert state["classifier"] == "lexical"
         assert "no-such-model" in state["classifier_problem"]

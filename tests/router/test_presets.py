@@ -2,18 +2,11 @@
 
 import pytest
 
-from policies import presets
 from policies.decide import decide
-from policies.document import Loaded, complete, load
 from policies.values import Features
-from router.cli.check import load as load_checked
-from router.prices import facts
+from router import presets
+from router.settings import load_policy
 from tests.policies.examples import a_view, some_signals
-
-
-def preset(name: str) -> Loaded:
-    loaded = load(presets.text(name), file=f"{name}.yaml", environ={})
-    return complete(loaded, facts(loaded.policy))
 
 
 def test_the_six_presets_are_there() -> None:
@@ -26,7 +19,7 @@ def test_the_six_presets_are_there() -> None:
 def test_each_passes_check_with_nothing_set_and_without_a_warning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "CLOUD_API_KEY", "SMALL_URL", "CODE_URL"):
         monkeypatch.delenv(variable, raising=False)
-    assert load_checked(presets.text(name), f"{name}.yaml").warnings == ()
+    assert load_policy(name).warnings == ()
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -34,19 +27,19 @@ def test_each_explains_itself(name: str) -> None:
     text = presets.text(name)
     assert text.startswith(f"# {name}: ")
     assert len([line for line in text.splitlines() if line.startswith("# ")]) >= 3
-    assert preset(name).policy.description
+    assert load_policy(name).policy.description
 
 
 @pytest.mark.parametrize("name", presets.names())
 def test_each_prices_every_backend_and_reaches_every_tier(name: str) -> None:
-    policy = preset(name).policy
+    policy = load_policy(name).policy
     assert all(backend.cost is not None for tier in policy.tiers.values() for backend in tier.backends)
     assert all(backend.context_window for tier in policy.tiers.values() for backend in tier.backends)
 
 
 def served(name: str, domain: str = "chat", complexity: float = 0.2, tokens: int = 50, **success: float) -> str:
     known = some_signals(domain, complexity, error=0.01, **success)
-    return decide(preset(name), Features(input_tokens=tokens), known, a_view()).tier
+    return decide(load_policy(name), Features(input_tokens=tokens), known, a_view()).tier
 
 
 @pytest.mark.parametrize(
@@ -75,11 +68,11 @@ def test_each_does_what_it_says(found: str, tier: str) -> None:
 
 
 def test_without_predictions_local_first_stays_on_the_box() -> None:
-    assert decide(preset("local-first"), Features(input_tokens=50), None, a_view()).tier == "local"
+    assert decide(load_policy("local-first"), Features(input_tokens=50), None, a_view()).tier == "local"
 
 
 def test_the_demo_needs_no_address_and_no_key() -> None:
-    for tier in preset("demo").policy.tiers.values():
+    for tier in load_policy("demo").policy.tiers.values():
         for backend in tier.backends:
             assert (backend.kind, backend.base_url, backend.api_key) == ("simulated", None, None)
             assert 0.02 <= backend.simulate.ttft.total_seconds() <= 0.12  # type: ignore[union-attr]
