@@ -45,13 +45,19 @@ def read(paths: Sequence[Path], *, need_scores: bool = False) -> Iterator[Row]:
     seen: set[int] = set()
     for path in paths:
         for number, line in _lines(path):
-            where = f"{path}, line {number}"
-            row = _row(_object(line, where), where, need_scores)
+            row = parse(line, f"{path}, line {number}", need_scores=need_scores)
             key = hash(row.id)
             if key in seen:
-                raise DataError(f"{where}: id {row.id!r} was already used by an earlier row; ids must be unique")
+                raise DataError(
+                    f"{path}, line {number}: id {row.id!r} was already used by an earlier row; ids must be unique"
+                )
             seen.add(key)
             yield row
+
+
+def parse(line: bytes, where: str, *, need_scores: bool = False) -> Row:
+    """One row from its line. Raises `DataError`, which begins with ``where``, as `read` does."""
+    return _row(_object(line, where), where, need_scores)
 
 
 def sha256(path: Path) -> str:
