@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from policies.schema import Simulation
 from router.backends import answers
+from router.backends.figures import Figures
 from router.errors import shape
 
 _TOKEN = re.compile(r"\s*[^\W_]{1,8}|\s*[^\w\s]|\s+|_")
@@ -67,13 +68,14 @@ class Simulator:
 
 
 class App:
-    """The HTTP face: chat completions, completions, embeddings, models, health."""
+    """The HTTP face: chat completions, completions, embeddings, models, health, metrics."""
 
     def __init__(self, model: str, behaviour: Simulation, context_window: int | None) -> None:
         self._model = model
         self._behaviour = behaviour
         self._window = context_window
         self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._figures = Figures(model)
         self.served = 0
         self.starlette = Starlette(
             routes=[
@@ -82,6 +84,7 @@ class App:
                 Route("/v1/embeddings", self._embeddings, methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/health", self._health),
+                Route("/metrics", self._metrics),
             ]
         )
 
@@ -102,12 +105,15 @@ class App:
         usage = self._usage(prompt, given, choices)
         chat = request.url.path.endswith("chat/completions")
         frame = _frame(self._model, prompt, chat)
-        await asyncio.sleep(self._behaviour.ttft.total_seconds())
+        with self._figures.running():
+            await asyncio.sleep(self._behaviour.ttft.total_seconds())
+            self._figures.begun(usage, self._behaviour.ttft.total_seconds())
+            if not body.get("stream"):
+                await asyncio.sleep(max(len(choice.pieces) for choice in choices) / self._behaviour.tokens_per_second)
         if body.get("stream"):
             asked = bool((body.get("stream_options") or {}).get("include_usage"))
-            events = self._events(frame, choices, usage if asked else None, chat)
+            events = self._figures.through(self._events(frame, choices, usage if asked else None, chat))
             return StreamingResponse(events, media_type="text/event-stream")
-        await asyncio.sleep(max(len(choice.pieces) for choice in choices) / self._behaviour.tokens_per_second)
         whole = {
             **frame,
             "object": "chat.completion" if chat else "text_completion",
@@ -188,6 +194,9 @@ class App:
 
     async def _health(self, request: Request) -> Response:
         return Response(b"")
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._figures.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def prompt_of(body: dict[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ _FIELDS = {
 }
 _SPECULATION = {
     "theory": "Tokens of one pass that the acceptance should give: (1 - a^(k+1)) / (1 - a).",
-    "speedup": "How much faster than without a draft, at the engine's batch; below 1 the draft costs more than it saves.",
+    "speedup": "How much faster than without a draft, at the batch at hand; below 1 it costs more than it saves.",
 }
 
 
