@@ -117,7 +117,7 @@ def _warm(backend: str, features: Features, view: View, session: Session | None)
     """Tokens of the request that the backend has warm; a session's own has at least what was said before."""
     warm = view.warm.get(backend, 0)
     if session is not None and session.backend == backend and features.turns > 1:
-        warm = max(warm, features.input_tokens - len(features.last_text) // CHARACTERS_PER_TOKEN)
+        warm = max(warm, features.input_tokens - features.last_characters // CHARACTERS_PER_TOKEN)
     return max(0, min(warm, features.input_tokens))
 
 

@@ -47,7 +47,7 @@ def hold(
 
 def is_follow_up(features: Features) -> bool:
     """Say whether the last message is a short one in a conversation that has begun."""
-    return features.turns > 1 and len(features.last_text.strip()) <= SHORT
+    return features.turns > 1 and features.last_characters <= SHORT
 
 
 def next_session(loaded: Loaded, decision: Decision, signals: Signals | None, view: View, served: Step) -> Session:

@@ -33,7 +33,8 @@ class Features:
     """Facts read off one request; nothing here is a guess about its difficulty.
 
     ``text`` is what users wrote, across turns, oldest first, without tool output or system text: what classifiers
-    read. ``input_tokens`` is an estimate over everything that would be sent. ``language`` is an ISO 639-1 code, or
+    read. ``last_characters`` is the length of the last message, which is kept where its text is not, so that a decision
+    can be replayed without content. ``input_tokens`` is an estimate over everything that would be sent. ``language`` is an ISO 639-1 code, or
     ``und``. ``requires`` holds the `CAPABILITIES` that the request cannot do without. ``headers`` has lower-case
     names and only those that a policy may look at. ``conversation`` identifies the conversation (see `wire`).
     """
@@ -41,6 +42,7 @@ class Features:
     model: str = "auto"
     text: str = ""
     last_text: str = ""
+    last_characters: int = 0
     system_text: str = ""
     turns: int = 1
     input_tokens: int = 0

@@ -77,7 +77,7 @@ shares = st.floats(0, 1)
 features = st.builds(
     Features,
     model=st.sampled_from(("auto", "auto", "", "auto:cheap", "tier/small", "tier/code", "small-2", "large-1", "gpt-9")),
-    last_text=st.sampled_from(("", "commit it", "x" * 60)),
+    last_characters=st.sampled_from((0, 9, 60)),
     turns=st.integers(1, 4),
     input_tokens=st.integers(0, 120_000) | st.integers(0, 500),
     max_output_tokens=st.none() | st.integers(1, 20_000),

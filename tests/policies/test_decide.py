@@ -310,9 +310,9 @@ def test_a_session_goes_down_only_after_some_easier_turns() -> None:
         return decide(a_policy(), replace(PLAIN, **changes), some_signals(), a_view(session=session)).tier
 
     assert [tier(easier) for easier in range(4)] == ["large", "large", "small", "small"]
-    assert tier(9, turns=4, last_text="commit it") == "large"
-    assert tier(9, turns=1, last_text="commit it") == "small"
-    assert tier(9, turns=4, last_text="x" * 60) == "small"
+    assert tier(9, turns=4, last_characters=9) == "large"
+    assert tier(9, turns=1, last_characters=9) == "small"
+    assert tier(9, turns=4, last_characters=60) == "small"
 
 
 def test_a_session_is_let_go_where_it_cannot_stay() -> None:

@@ -16,7 +16,7 @@ from policies.values import EngineView, Features, Session, View
 from tests.policies.examples import a_policy, a_view, engines, features, some_signals
 
 NAMES = ("a", "b", "c")
-PROMPT = Features(input_tokens=8_000, turns=3, last_text="And then?" * 40)
+PROMPT = Features(input_tokens=8_000, turns=3, last_characters=360)
 LIMIT = 8
 
 
@@ -107,7 +107,7 @@ def test_a_first_turn_has_nothing_to_lose() -> None:
 
 def test_reasons_name_what_a_person_would_ask_about() -> None:
     def reasons(**view: object) -> str:
-        asked = Features(input_tokens=4_000, turns=3, last_text="x" * 400)
+        asked = Features(input_tokens=4_000, turns=3, last_characters=400)
         return "; ".join(decide(a_policy(), asked, some_signals(), a_view(**view)).reasons)
 
     held = Session("small", "small-2")

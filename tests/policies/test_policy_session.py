@@ -54,7 +54,7 @@ def test_a_hard_conversation_keeps_its_tier_through_commit_it_and_comes_down_in_
     turns = [(hard, long), (easy, "commit it"), (easy, "thanks"), (easy, long), (easy, long), (easy, long)]
     served = []
     for turn, (known, text) in enumerate(turns, start=1):
-        features, view = Features(input_tokens=100, turns=turn, last_text=text), a_view(session=session)
+        features, view = Features(input_tokens=100, turns=turn, last_characters=len(text)), a_view(session=session)
         decision = decide(loaded, features, known, view)
         session = next_session(loaded, decision, known, view, decision.steps[0])
         served.append(decision.tier)
@@ -62,6 +62,6 @@ def test_a_hard_conversation_keeps_its_tier_through_commit_it_and_comes_down_in_
 
 
 def test_a_follow_up_is_short_and_not_the_first() -> None:
-    assert is_follow_up(Features(turns=2, last_text="  commit it  "))
-    assert not is_follow_up(Features(turns=1, last_text="commit it"))
-    assert not is_follow_up(Features(turns=2, last_text="x" * 49))
+    assert is_follow_up(Features(turns=2, last_characters=9))
+    assert not is_follow_up(Features(turns=1, last_characters=9))
+    assert not is_follow_up(Features(turns=2, last_characters=49))
