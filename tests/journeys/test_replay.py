@@ -19,9 +19,9 @@ from tests.journeys.conftest import POLICY
 RULES = """
 rules:
   - {name: code, when: {domain: code}, prefer: large}
-  - {name: team, when: {header: {x-team: blue}}, tier: small}
+  - {name: team, when: {header: {x-team: blue}}, tier: large}
 exploration: 0.3
-budgets: [{name: calls, per: day, requests: 12, on_exceeded: downgrade}]
+budgets: [{name: calls, per: day, requests: 15, on_exceeded: downgrade}]
 """
 TURNS = (
     ("Implement a lock-free queue in C++ and prove that it is linearisable.", "commit it", "Thanks! Tell me a joke."),
@@ -32,15 +32,15 @@ TURNS = (
 
 def test_entries_without_content_replay_to_the_same_decision(tmp_path: Path, cache: Path) -> None:
     policy, data = tmp_path / "policy.yaml", tmp_path / "data"
-    policy.write_text(POLICY + RULES)
+    policy.write_text(POLICY.replace("keep_quality: 0.9", "tradeoff: 0.97") + RULES)
     environ = {**os.environ, "TIERWISE_CACHE_DIR": str(cache)}
     with running_proxy(policy, data, environ=environ) as proxy, httpx.Client(base_url=proxy.url, timeout=30) as client:
         proxy.wait_until_ready(part="full")
         for number, turns in enumerate(TURNS * 2):
             messages: list[dict[str, str]] = []
             for turn in turns:
+                headers = {"x-team": "red" if messages else "blue", "x-session-id": str(number)}
                 messages.append({"role": "user", "content": turn})
-                headers = {"x-team": "blue" if number == 2 else "red", "x-session-id": str(number)}
                 response = client.post(
                     "/v1/chat/completions", json={"model": "auto", "messages": messages}, headers=headers
                 )
@@ -55,7 +55,7 @@ def test_entries_without_content_replay_to_the_same_decision(tmp_path: Path, cac
         assert entry.signals is None or entry.signals.artifact
         assert not entry.features.text
         assert decide(loaded, entry.features, entry.signals, entry.view) == entry.decision
-    assert sum(entry.signals is not None for entry in entries) >= 15
+    assert sum(entry.signals is not None for entry in entries) >= 12
     assert {entry.tier for entry in entries} == {"small", "large"}
     assert any("calls" in reason for entry in entries for reason in entry.decision.reasons)
     assert any("stays on" in reason for entry in entries for reason in entry.decision.reasons)
