@@ -254,7 +254,7 @@ class Pipeline:
         )
         self._ledger.record(entry, exchange.grant)
         self._telemetry.left(entry)
-        if answer is not None and choice.signals is not None and self.loaded.policy.session.sticky:
+        if answer is not None and self.loaded.policy.session.sticky:
             session = next_session(self.loaded, choice.decision, choice.signals, choice.view, answer.step)
             self._store.remember(request.features.conversation, session, self.loaded.policy.session.ttl)
 
