@@ -22,7 +22,7 @@ from router.ledger.sums import Packed, merge_packed
 
 log = logging.getLogger(__name__)
 
-COMMIT_WINDOW = 0.02
+COMMIT_WINDOW = 0.05
 """Seconds that an entry waits for others to share its commit."""
 _RETRY_DISK = 1.0
 _MOST_HELD = 20_000

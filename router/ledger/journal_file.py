@@ -28,6 +28,7 @@ from router.ledger.sums import Packed, merge_all, merge_packed, pack_entries
 
 log = logging.getLogger(__name__)
 
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS chapters (base INTEGER PRIMARY KEY, name TEXT NOT NULL);
@@ -93,6 +94,11 @@ class JournalFile:
             raise FileNotFoundError(f"no journal at {path}")
         self.path = path
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        try:
+            self._see_version(create)
+        except BaseException:
+            self._db.close()
+            raise
         if not create:
             self._db.execute("PRAGMA query_only=on")
             return
@@ -101,10 +107,16 @@ class JournalFile:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         with self._transaction():
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
             self._db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
             self._db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
+
+    def _see_version(self, create: bool) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version != _VERSION and not (create and version == 0):
+            raise sqlite3.DatabaseError(f"{self.path} is not a journal of version {_VERSION} but of version {version}")
 
     def close(self) -> None:
         """Close the connection."""

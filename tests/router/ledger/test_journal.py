@@ -99,6 +99,12 @@ def test_a_journal_that_is_not_there_or_not_one_is_said_so(tmp_path: Path) -> No
     (tmp_path / "text").write_text("this is a text, and no database of any kind\n" * 50)
     with pytest.raises(sqlite3.DatabaseError):
         JournalFile(tmp_path / "text")
+    newer = sqlite3.connect(tmp_path / "newer.sqlite")
+    newer.execute("PRAGMA user_version=7")
+    newer.close()
+    for create in (True, False):
+        with pytest.raises(sqlite3.DatabaseError, match="of version 1 but of version 7"):
+            JournalFile(tmp_path / "newer.sqlite", create=create)
 
 
 def test_folding_keeps_every_sum_and_what_may_be_shipped_in_part(path: Path) -> None:
