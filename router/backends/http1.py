@@ -105,15 +105,20 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, on_idle: Callable[[Connection], None], on_lost: Callable[[Connection], None]) -> None:
-        self.open = False
         self.idle_since = 0.0
         self._on_idle, self._on_lost = on_idle, on_lost
         self._transport: asyncio.Transport | None = None
+        self._over = False
         self._parser = httptools.HttpResponseParser(self)
         self._incoming: Incoming | None = None
         self._headers: dict[str, str] = {}
         self._head_size = self._named = 0
         self._reading = True
+
+    @property
+    def open(self) -> bool:
+        """Whether a request can be sent."""
+        return not self._over and self._transport is not None and not self._transport.is_closing()
 
     def send(self, request: bytes) -> Incoming:
         """Send a request; what comes back arrives in the `Incoming`."""
@@ -125,29 +130,33 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once, without waiting for what has not been sent."""
-        self.open = False
+        self._over = True
         if self._transport is not None:
             self._transport.abort()
 
     def pause(self) -> None:
         """Make the backend wait."""
-        if self._reading and self._transport is not None:
+        if self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = False
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Let the backend go on."""
-        if not self._reading and self._transport is not None:
+        if not self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = True
             self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
-        self._transport, self.open = cast(asyncio.Transport, transport), True
+        self._transport = cast(asyncio.Transport, transport)
+
+    def eof_received(self) -> None:
+        """asyncio: the backend will send no more; asyncio closes the connection then."""
+        self._over = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: closed. A body without a stated length ends here."""
-        self.open = False
+        self._over = True
         self._on_lost(self)
         incoming = self._incoming
         if incoming is None:
@@ -213,7 +222,7 @@ class Connection(asyncio.Protocol):
         if self.open and self._parser.should_keep_alive():
             self._on_idle(self)
         elif self._transport is not None:
-            self.open = False
+            self._over = True
             self._transport.close()
 
     def _delimited(self) -> bool:

@@ -27,6 +27,9 @@ from tests.faults.speech import TEXT, well
 from tests.faults.upstream import Upstream
 
 INPUT_TOKENS = 10
+LOOPS = ("asyncio", ("asyncio", {"use_uvloop": True}))
+"""Event loops that behave differently where a connection ends; the proxy runs on the second one."""
+
 PATIENCE = {"connect": "5s", "first_token": "10s", "between_tokens": "10s", "answer": "10s"}
 
 

@@ -12,11 +12,17 @@ import pytest
 from policies.values import Attempt
 from router.backends import open_backends
 from router.dispatch import Dispatcher
-from tests.faults.harness import decision, order, policy
+from tests.faults.harness import LOOPS, decision, order, policy
 from tests.faults.speech import ROLE, SAID
 from tests.faults.upstream import Behaviour, Peer, Upstream
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
 
 LONG = {"connect": "20s", "first_token": "20s", "between_tokens": "20s", "answer": "20s"}
 

@@ -3,7 +3,12 @@
 import pytest
 
 from tests.faults.faults import FAULTS, Fault
-from tests.faults.harness import run
+from tests.faults.harness import LOOPS, run
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
 
 
 @pytest.mark.anyio

@@ -4,13 +4,19 @@ import random
 
 import pytest
 
+from tests.faults.harness import LOOPS
 from tests.faults.soak import soak
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
 
 
 @pytest.mark.anyio
 async def test_nothing_is_left_after_mixed_faults_and_leaving_clients() -> None:
     random.seed(1)
-    tally, wrong = await soak(6)
+    tally, wrong = await soak(4)
     assert wrong == []
     assert tally.requests > 100
     assert tally.outcomes["ok"] > 0

@@ -29,6 +29,8 @@ class Peer:
         self.complete = False
 
     async def raw(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError("the caller has hung up")
         self.writer.write(data)
         await self.writer.drain()
 
