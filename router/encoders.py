@@ -26,6 +26,12 @@ class RemoteEncoder:
         self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         self.dimension = int(self.encode(["dimension"]).shape[1])
 
+    def __enter__(self) -> RemoteEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Vectors of shape (len(texts), dimension), each of length 1."""
         if not texts:

@@ -85,6 +85,7 @@ features = st.builds(
     language=st.sampled_from(("en", "de", "und")),
     has_code=st.booleans(),
     requires=st.frozensets(st.sampled_from(CAPABILITIES), max_size=2),
+    allowed=st.none() | st.lists(st.sampled_from((*BACKENDS, "tier/small", "tier/large", "gone"))).map(tuple),
 )
 
 successes = st.builds(Success, probability=shares, standard_error=st.floats(0, 0.3))

@@ -97,8 +97,10 @@ def test_hours_run_over_midnight_and_belong_to_the_day_they_began(hours: dict, a
 
 
 bounds = st.none() | st.integers(-3, 8).map(float)
-ranges = st.tuples(bounds, bounds, bounds, bounds).filter(any).map(
-    lambda b: Range(at_least=b[0], more_than=b[1], at_most=b[2], less_than=b[3])
+ranges = (
+    st.tuples(bounds, bounds, bounds, bounds)
+    .filter(any)
+    .map(lambda b: Range(at_least=b[0], more_than=b[1], at_most=b[2], less_than=b[3]))
 )
 
 

@@ -49,6 +49,7 @@ def test_no_step_is_ineligible(loaded: Loaded, asked: Features, known: Signals |
     for step in decision.steps:
         tier, backend = backends[step.backend]
         assert tier == step.tier
+        assert asked.allowed is None or {step.backend, f"tier/{tier}"} & {*asked.allowed}
         assert asked.requires <= set(backend.supports)
         assert asked.input_tokens + (asked.max_output_tokens or 256) <= backend.context_window
         assert (asked.max_output_tokens or 0) <= (backend.max_output_tokens or 10**9)
@@ -82,6 +83,37 @@ def test_what_needs_no_signals_is_the_same_with_any(loaded: Loaded, asked: Featu
 
 
 predictions = st.fixed_dictionaries(dict.fromkeys(TIERS, successes))
+
+
+def test_a_key_chooses_among_what_it_may_use() -> None:
+    held = replace(PLAIN, allowed=("tier/small", "code-1"))
+    decision = decide(a_policy(), held, None, a_view())
+    assert decision.tier == "code"
+    assert decision.reasons[0] == "the key may use tier/small, code-1"
+    (large,) = [estimate for estimate in decision.estimates if estimate.tier == "large"]
+    assert large.excluded == ("large-1 is not allowed to this key",)
+    assert decide(a_policy(), replace(held, model="tier/small"), None, a_view()).steps[-1].tier == "small"
+
+
+@pytest.mark.parametrize("model", ["tier/large", "large-1", "the-best"])
+def test_a_key_is_told_what_it_may_not_use(model: str) -> None:
+    loaded = a_policy(aliases={"the-best": "tier/large"}, fallback={"large": ["small"]})
+    held = replace(PLAIN, model=model, allowed=("small-1",))
+    refusal = decide(loaded, held, None, a_view()).refusal
+    assert refusal is not None
+    assert (refusal.status, refusal.code, refusal.param) == (403, "model_not_allowed", "model")
+    assert refusal.message == f"This key may not use {model!r}; it may use small-1."
+    unknown = decide(loaded, replace(held, model="gpt-9"), None, a_view()).refusal
+    assert unknown is not None
+    assert "large" not in unknown.message
+
+
+def test_a_key_hears_of_what_it_may_use_alone() -> None:
+    held = replace(PLAIN, input_tokens=90_000, allowed=("tier/small",))
+    refusal = decide(a_policy(), held, None, a_view()).refusal
+    assert refusal is not None
+    assert refusal.code == "context_length_exceeded"
+    assert "large-1" not in refusal.message
 
 
 @MANY

@@ -250,11 +250,15 @@ def test_any_document_loads_or_says_what_is_wrong(text: str) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 5) | st.sampled_from(("small", "x", "auto", "1s", "code")),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(("name", "tier", "prefer", "exclude", "when", "and", "or", "not", "backends", "small", "usd")),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ("name", "tier", "prefer", "exclude", "when", "and", "or", "not", "backends", "small", "usd")
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=8,
 )

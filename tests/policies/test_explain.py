@@ -110,9 +110,7 @@ def test_a_tier_is_repriced_even_if_a_backend_out_of_reach_has_no_price() -> Non
     policy = loaded.policy.model_copy(update={"tiers": {**loaded.policy.tiers, "small": mixed}})
     rules = a_policy(rules=[{"name": "no int4", "exclude": {"precision": "int4"}}]).policy.rules
     known = some_signals(small=0.93, code=0.93, large=0.93, error=0.0)
-    explanation = explain(
-        replace(loaded, policy=policy.model_copy(update={"rules": rules})), ASKED, known, a_view()
-    )
+    explanation = explain(replace(loaded, policy=policy.model_copy(update={"rules": rules})), ASKED, known, a_view())
     assert "small above" in {flip.setting for flip in explanation.flips}
 
 

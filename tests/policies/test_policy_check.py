@@ -53,6 +53,7 @@ def test_nothing_is_said_of_a_clean_policy() -> None:
         ("baseline: small", "4:3", "tiers.large: nobody reaches this tier"),
         ("rules: [{name: r, exclude: {precision: int4}}]", "5:19", "excludes nothing"),
         ("rules: [{name: r, when: {turns: {at_least: 3}}, exclude: {kind: vllm}}]", "5:49", "excludes every backend"),
+        (RULES + "header: {x-plan: best}}, tier: large}]\nauth: {required: true}", "5:26", "and none is trusted"),
         ("timeouts: {total: 1h}", "5:1", "the deadline over all attempts, 15m, is shorter than total"),
     ],
 )  # fmt: skip

@@ -41,6 +41,7 @@ SECTIONS = {
     "`cooldown`": "Cooldown",
     "`budgets[]`": "Budget",
     "`classifier`": "ClassifierSettings",
+    "`auth`": "Auth",
     "`limits`": "Limits",
     "`scrape`": "Scrape",
     "`ledger`": "LedgerSettings",
