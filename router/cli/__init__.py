@@ -24,6 +24,7 @@ COMMANDS = {
     "classify": "classify prompts from standard input",
     "train": "train an artifact from scored rows",
     "evaluate": "evaluate routing on scored rows",
+    "bench": "measure a backend as its users feel it, alone or against another",
 }
 
 

@@ -1,0 +1,1 @@
+"""Measuring backends as their users feel them, alone or one against another."""
