@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from classifiers.features import LEXICAL
-from classifiers.heads import Heads
+from classifiers.heads import TREE_DEPTH, Heads
 from classifiers.ngrams import SIZE
 from policies.values import DOMAINS
 
@@ -36,7 +36,10 @@ def default_artifact() -> Path:
 
 _ARRAYS = "heads.safetensors"
 _MANIFEST = "manifest.json"
-_PARTS = ("table", "weights", "scale", "shift", "spread", "noise", "centroids", "residuals", "far")
+_PARTS = (
+    "table", "weights", "projection", "features", "thresholds", "leaves", "centroids", "means", "scale", "shift",
+    "reach", "spread", "noise",
+)  # fmt: skip
 
 
 class ArtifactError(ValueError):
@@ -157,36 +160,41 @@ def _identity(manifest: Mapping[str, Any]) -> str:
 
 
 def _array(heads: Heads, part: str) -> NDArray[Any]:
-    kind = np.float16 if part == "table" else np.float32
-    return np.ascontiguousarray(np.atleast_1d(np.asarray(getattr(heads, part), kind)))
+    kind = {"table": np.float16, "features": np.int32}.get(part, np.float32)
+    return np.ascontiguousarray(getattr(heads, part), kind)
 
 
 def _heads(look: str, arrays: Mapping[str, NDArray[Any]], folder: Path) -> Heads:
     for part in _PARTS:
         if f"{look}.{part}" not in arrays:
             raise ArtifactError(f"{folder / _ARRAYS}: head {look}.{part} is missing; train the artifact again")
-    parts: dict[str, Any] = {part: arrays[f"{look}.{part}"] for part in _PARTS[:-1]}
-    return Heads(**parts, far=float(arrays[f"{look}.far"][0]))
+    parts: dict[str, Any] = {part: arrays[f"{look}.{part}"] for part in _PARTS}
+    return Heads(**parts)
 
 
 def _check_heads(look: str, heads: Heads, artifact: Artifact, where: str) -> None:
     depth = len(heads.weights)
-    width = depth - len(LEXICAL) - 1
+    width, trees = depth // 2 - len(LEXICAL) - 1, len(heads.features)
     shapes = {
         "table": (SIZE if look == "lexical" else 0, len(artifact.models) + len(DOMAINS)),
         "weights": (depth, len(artifact.models) + len(DOMAINS)),
+        "projection": (width, heads.projection.shape[-1]),
+        "features": (trees, 2**TREE_DEPTH - 1),
+        "thresholds": (trees, 2**TREE_DEPTH - 1),
+        "leaves": (trees * 2**TREE_DEPTH, len(artifact.models)),
         "scale": (len(artifact.models),),
         "shift": (len(artifact.models),),
         "spread": (depth, heads.spread.shape[-1]),
-        "noise": (len(artifact.models),),
+        "noise": (2, len(artifact.models)),
+        "reach": (3,),
         "centroids": (len(heads.centroids), width),
-        "residuals": (len(heads.centroids), len(artifact.models)),
+        "means": (len(heads.centroids), len(artifact.models)),
     }
     for part, shape in shapes.items():
         found = getattr(heads, part)
         if found.shape != shape:
             raise ArtifactError(f"{where}: head {look}.{part} has shape {found.shape}, expected {shape}")
-        if not np.isfinite(found).all():
+        if np.isnan(found).any() or (part != "thresholds" and not np.isfinite(found).all()):
             raise ArtifactError(f"{where}: head {look}.{part} holds NaN or infinity; train the artifact again")
 
 

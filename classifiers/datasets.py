@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,22 +43,26 @@ def read(paths: Sequence[Path], *, need_scores: bool = False) -> Iterator[Row]:
     Raises `DataError` naming file and line for a line that is not such an object, an id seen before, a score outside
     0..1 or not a number, or (with ``need_scores``) a row without scores.
     """
-    seen: set[int] = set()
+    seen: set[bytes] = set()
     for path in paths:
-        for number, line in _lines(path):
-            row = parse(line, f"{path}, line {number}", need_scores=need_scores)
-            key = hash(row.id)
-            if key in seen:
-                raise DataError(
-                    f"{path}, line {number}: id {row.id!r} was already used by an earlier row; ids must be unique"
-                )
-            seen.add(key)
-            yield row
+        try:
+            with _open(path) as file:
+                for number, row in _rows(file, str(path), need_scores):
+                    key = hashlib.blake2b(row.id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+                    if key in seen:
+                        raise DataError(
+                            f"{path}, line {number}: id {row.id!r} was already used by an earlier row; make ids unique"
+                        )
+                    seen.add(key)
+                    yield row
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def parse(line: bytes, where: str, *, need_scores: bool = False) -> Row:
-    """One row from its line. Raises `DataError`, which begins with ``where``, as `read` does."""
-    return _row(_object(line, where), where, need_scores)
+def read_lines(file: IO[bytes], name: str) -> Iterator[Row]:
+    """Stream the rows of an open file called ``name``; ids may repeat and scores may be absent. Raises `DataError`."""
+    for _, row in _rows(file, name, need_scores=False):
+        yield row
 
 
 def sha256(path: Path) -> str:
@@ -66,14 +71,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+def _rows(file: IO[bytes], name: str, need_scores: bool) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            where = f"{name}, line {number}"
+            yield number, _row(_object(line, where), where, need_scores)
 
 
 def _open(path: Path) -> IO[bytes]:

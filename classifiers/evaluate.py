@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from classifiers import metrics
 from classifiers.artifact import Artifact
 from classifiers.embed import Table
-from classifiers.heads import Array, predict, sigmoid
+from classifiers.heads import Array, Prediction, predict, sigmoid
+from classifiers.members import BLOCK, Corpus, Settings, calibrate, fold_of, held_out, task_noise
 from classifiers.targets import Target, map_targets
-from classifiers.train import BLOCK, Corpus, Settings, calibrate, fold_of, held_out
+from policies.values import DOMAINS
 
 Rows = NDArray[np.int64]
 Figure = dict[str, float]
@@ -63,23 +65,27 @@ def from_artifact(artifact: Artifact, table: Table, look: str, models: Sequence[
                 f"row {first!r} names the model {model!r}, which artifact {artifact.id} was not trained for; it knows "
                 f"{', '.join(artifact.models)}. Train with these rows, or cross-validate"
             )
-    ps, es = [], []
+    found = predict_table(artifact, look, table, rows)
+    z = found.logits @ mapped.weights.T + mapped.offsets
+    e = found.errors @ np.abs(mapped.weights).T
+    errors = np.asarray((sigmoid(z + e) - sigmoid(z - e)) / 2, np.float32)
+    return _scored(table, rows, models, sigmoid(z), errors, y, prices)
+
+
+def predict_table(artifact: Artifact, look: str, table: Table, rows: Rows) -> Prediction:
+    """What an artifact's look says of some rows of a table that was encoded in its spaces."""
+    parts = []
     for start in range(0, len(rows), BLOCK):
         at = rows[start : start + BLOCK]
         vectors = (
-            np.asarray(table.vectors[look][at], np.float32) if look != "lexical" else np.zeros((len(at), 0), np.float32)
+            np.zeros((len(at), 0), np.float32) if look == "lexical" else np.asarray(table.vectors[look][at], np.float32)
         )
         grams = table.grams.matrix(at)
-        pairs = [
-            (grams.indices[a:b].astype(np.int64), grams.data[a:b])
-            for a, b in zip(grams.indptr, grams.indptr[1:], strict=False)
-        ]
-        found = predict(artifact.heads, look, vectors, table.facts[at], pairs)
-        z = found.logits @ mapped.weights.T + mapped.offsets
-        e = found.errors @ np.abs(mapped.weights).T
-        ps.append(sigmoid(z))
-        es.append((sigmoid(z + e) - sigmoid(z - e)) / 2)
-    return _scored(table, rows, models, np.concatenate(ps), np.concatenate(es), y, prices)
+        pairs = [(grams.indices[a:b], grams.data[a:b]) for a, b in pairwise(grams.indptr)]
+        parts.append(predict(artifact.heads, look, vectors, table.facts[at], pairs))
+    return Prediction(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "errors", "domains", "far"))
+    )
 
 
 def from_folds(
@@ -99,31 +105,22 @@ def from_folds(
     """
     settings = settings or Settings()
     where = fold_of(data.rows.ids, settings.seed) if folds is None else folds
-    logits = held_out(data, where, settings, labels_at_most=labels_at_most)[look]
+    held = held_out(data, where, settings, labels_at_most=labels_at_most, looks=[look])[look]
     rows, y = _labelled(data.rows, models)
-    rows_tested = where[rows] >= 0
-    rows, y = rows[rows_tested], y[rows_tested]
-    columns = [data.models.index(m) for m in models]
-    z = logits[rows][:, columns]
-    p = np.empty_like(z)
+    tested = where[rows] >= 0
+    rows, y = rows[tested], y[tested]
+    z = held.logits[rows][:, [data.models.index(m) for m in models]]
+    p, errors = np.empty_like(z), np.empty_like(z)
+    tasks = np.array(data.rows.tasks)[rows]
     for fold in np.unique(where[rows]):
         test = where[rows] == fold
-        scale, shift = calibrate(z[~test], y[~test]) if (~test).any() else (np.float32(1), np.float32(0))
-        p[test] = sigmoid(z[test] * scale + shift)
-    return _scored(data.rows, rows, models, p, np.zeros_like(p), y, prices)
-
-
-def groups(tasks: Sequence[str], folds: int | None = None) -> Rows:
-    """Folds that keep each task whole: one per task, or ``folds`` of about equal size (largest task first)."""
-    names, counts = np.unique(np.array(tasks), return_counts=True)
-    order = np.lexsort((names, -counts))
-    sizes = np.zeros(folds or len(names))
-    fold = {}
-    for i in order:
-        smallest = int(np.argmin(sizes))
-        fold[str(names[i])] = smallest
-        sizes[smallest] += counts[i]
-    return np.array([fold[t] for t in tasks], np.int64)
+        known = ~test if (~test).any() else test
+        scale, shift = calibrate(z[known], y[known])
+        answer = z * scale + shift
+        noise = task_noise(tasks[known].tolist(), y[known], answer[known])
+        p[test] = sigmoid(answer[test])
+        errors[test] = (sigmoid(answer[test] + noise) - sigmoid(answer[test] - noise)) / 2
+    return _scored(data.rows, rows, models, p, errors, y, prices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,3 +294,24 @@ def _scored(
         lengths=table.lengths[rows],
         tasks=np.array(table.tasks)[rows],
     )
+
+
+def domain_report(artifact: Artifact, look: str, table: Table, bootstrap: int = 400) -> dict[str, Any] | None:
+    """Accuracy and confusion (label, then prediction) over rows that state their domain; None where none does."""
+    rows = np.flatnonzero(np.array([bool(domain) for domain in table.domains]))
+    if not len(rows):
+        return None
+    truth = np.array([DOMAINS.index(table.domains[i]) for i in rows])
+    found = predict_table(artifact, look, table, rows)
+    guess = found.domains.argmax(axis=1)
+    right = (guess == truth).astype(np.float32)
+    confusion: dict[str, dict[str, int]] = {DOMAINS[i]: {} for i in np.unique(truth)}
+    for i, j in zip(truth, guess, strict=True):
+        row = confusion[DOMAINS[i]]
+        row[DOMAINS[j]] = row.get(DOMAINS[j], 0) + 1
+    return {
+        "rows": len(rows),
+        "accuracy": _figure(lambda i: float(right[i].mean()), len(rows), bootstrap),
+        "out_of_distribution": float(found.far.mean()),
+        "confusion": confusion,
+    }

@@ -51,7 +51,6 @@ def extract(
         model=_str(body.get("model")) or "auto",
         text=text,
         last_text=last,
-        last_characters=len(user[-1].strip()) if user else 0,
         system_text=trim("\n".join(s for s in system if s), MAX_TEXT),
         turns=max(1, len(user)),
         input_tokens=_input_tokens(body, messages),

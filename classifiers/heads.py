@@ -1,8 +1,9 @@
 """The trained heads of a look, as arrays: vectors in, logits with standard errors out. Numpy only.
 
-Each look has linear heads over its vector and the lexical facts; the lexical look's vector is the text's hashed
-n-grams. A look with an encoder answers with the mean of its own logits and the lexical look's. One matrix product gives
-all of a look's logits, models' success and domains together.
+Members answer for a look, and their mean logit counts: a linear head over the look's vector and the lexical facts; one
+over the text's hashed n-grams and the same facts; boosted trees over a projection of the vector and the facts; and the
+mean success of the nearest clusters of training prompts, which counts the less the farther they are. The lexical look,
+which has no encoder, has the second and third. Domains come from the linear heads.
 """
 
 from __future__ import annotations
@@ -22,32 +23,43 @@ Grams = tuple[NDArray[np.int64], Array]
 FACT_SCALE = {"lexical": 0.3, "static": 0.5, "full": 0.5}
 """Lexical facts are multiplied by this beside vectors of length 1: what an L2 penalty shared by both should see."""
 
-NEARNESS = 20.0
+NEARNESS = 30.0
 """Sharpness of the soft assignment to clusters, in units of cosine."""
+
+TREE_DEPTH = 4
+
+NGRAM_DOMAINS = 0.15
+"""Weight of the n-grams' domain logits beside an encoder's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
     """Arrays of one look; ``d`` its encoder's vector length (0 for the lexical look), D = d + lexical facts + 1.
 
-    ``table`` (n-grams, columns) and ``weights`` (D, columns) give logits; columns are models, then domains. ``table``
-    has no rows but in the lexical look. ``scale`` and ``shift`` (models,) calibrate what the look answers (Platt).
-    ``spread`` (D, rank) is a factor of the posterior covariance of a model's logit, so that its variance at x is
-    |x @ spread|²; ``noise`` (models,) the standard deviation of a logit's error that the posterior does not see,
-    measured on held-out tasks. ``centroids`` (clusters, d) are of training vectors; ``residuals`` (clusters, models)
-    each cluster's shrunken mean error in logits; ``far`` the cosine to the nearest centroid below which a prompt is out
-    of distribution.
+    Linear: ``weights`` (D, columns), and in the lexical look alone ``table`` (n-grams, columns); columns are models,
+    then domains. Trees: ``projection`` (d, k) of the vector before the facts, ``features`` and ``thresholds`` (trees,
+    2^depth − 1), ``leaves`` (trees × 2^depth, models). Clusters: ``centroids`` (clusters, d) of length 1, ``means``
+    (clusters, models) in logits. ``scale`` and ``shift`` (models,) calibrate the mean logit (Platt).
+
+    ``reach`` holds three cosines to the nearest centroid: below the first a prompt is out of distribution, between the
+    second and the third its familiarity rises from 0 to 1. ``spread`` (D, rank) is a factor of the posterior covariance
+    of a model's logit, whose variance at x is |x @ spread|²; ``noise`` (2, models) the standard deviation of a logit's
+    error that the posterior does not see, on tasks unlike any seen and on tasks seen.
     """
 
     table: NDArray[np.float16]
     weights: Array
+    projection: Array
+    features: NDArray[np.int32]
+    thresholds: Array
+    leaves: Array
+    centroids: Array
+    means: Array
     scale: Array
     shift: Array
+    reach: Array
     spread: Array
     noise: Array
-    centroids: Array
-    residuals: Array
-    far: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +73,60 @@ class Prediction:
 
 
 def design(look: str, vectors: Array, facts: Array) -> Array:
-    """Rows (n, d) and (n, lexical facts) to a look's dense input (n, D)."""
+    """Rows (n, d) and (n, lexical facts) to a look's dense input (n, D).
+
+    The input stands there twice, the second time zero for multiple-choice questions: free-form prompts, which users
+    write and benchmarks mostly don't, get weights of their own where the data ask for them.
+    """
     width = vectors.shape[1]
-    x = np.empty((len(facts), width + len(LEXICAL) + 1), np.float32)
-    x[:, :width] = vectors
-    x[:, width:-1] = facts * np.float32(FACT_SCALE[look])
+    half = width + len(LEXICAL) + 1
+    x = np.empty((len(facts), 2 * half), np.float32)
+    x[:, half : half + width] = vectors
+    x[:, half + width : -1] = facts * np.float32(FACT_SCALE[look])
     x[:, -1] = 1.0
+    x[:, :half] = x[:, half:]
+    x[:, half:] *= np.where(facts[:, _OPTIONS, None] > 0.0, np.float32(0.0), np.float32(FREE_SCALE))
+    # The constant goes last, where fitting leaves it unpenalised; the free-form flag takes its place in the middle.
+    x[:, [half - 1, -1]] = x[:, [-1, half - 1]]
     return x
 
 
-def raw_logits(heads: Heads, x: Array, grams: Sequence[Grams]) -> Array:
-    """Uncalibrated logits (n, columns) of one look alone."""
+FREE_SCALE = 3.0
+"""How much easier than the common weights the free-form ones are to move."""
+
+_OPTIONS = LEXICAL.index("options")
+
+
+def tree_input(vectors: Array, facts: Array, projection: Array) -> Array:
+    """Rows (n, k + lexical facts) that trees read."""
+    return np.concatenate([vectors @ projection, facts], axis=1)
+
+
+def tree_logits(x: Array, features: NDArray[np.int32], thresholds: Array, leaves: Array) -> Array:
+    """Logits (n, models) of trees laid out as in `Heads`, intercepts included."""
+    trees, inner = features.shape
+    if not trees:
+        return np.zeros((len(x), leaves.shape[1]), np.float32)
+    flat_features, flat_thresholds = features.ravel(), thresholds.ravel()
+    first = np.arange(trees) * inner
+    out = np.empty((len(x), leaves.shape[1]), np.float32)
+    for start in range(0, len(x), _TREE_ROWS):
+        part = x[start : start + _TREE_ROWS]
+        cells, base = part.ravel(), (np.arange(len(part)) * x.shape[1])[:, None]
+        node = np.zeros((len(part), trees), np.int64)
+        for _ in range(TREE_DEPTH):
+            at = first + node
+            node = 2 * node + 1 + (cells[base + flat_features[at]] > flat_thresholds[at])
+        node += np.arange(trees) * (inner + 1) - inner
+        out[start : start + _TREE_ROWS] = leaves[node].sum(axis=1)
+    return out
+
+
+_TREE_ROWS = 256
+
+
+def linear_logits(heads: Heads, x: Array, grams: Sequence[Grams]) -> Array:
+    """Logits (n, columns) of a look's linear head; ``grams`` matter to the lexical look only."""
     out: Array = np.asarray(x @ heads.weights, np.float32)
     if len(heads.table):
         for row, (indices, values) in enumerate(grams):
@@ -82,30 +137,57 @@ def raw_logits(heads: Heads, x: Array, grams: Sequence[Grams]) -> Array:
 def predict(looks: Mapping[str, Heads], look: str, vectors: Array, facts: Array, grams: Sequence[Grams]) -> Prediction:
     """What ``look`` says of ``n`` prompts. The lexical look has ``vectors`` of shape (n, 0)."""
     heads = looks[look]
-    models = len(heads.noise)
+    models = len(heads.scale)
+    words = linear_logits(looks["lexical"], design("lexical", vectors[:, :0], facts), grams)
     x = design(look, vectors, facts)
-    out = raw_logits(heads, x, grams)
-    if look != "lexical":
-        plain = design("lexical", vectors[:, :0], facts)
-        out = np.float32(0.5) * (out + raw_logits(looks["lexical"], plain, grams))
-    logits = out[:, :models] * heads.scale + heads.shift
-    far = np.zeros(len(x), bool)
-    if len(heads.centroids):
-        cosine = vectors @ heads.centroids.T
-        logits = logits + nearness(cosine) @ heads.residuals
-        far = cosine.max(axis=1) < heads.far
-    variance = np.square(x @ heads.spread).sum(axis=1, keepdims=True)
+    grown = tree_logits(tree_input(vectors, facts, heads.projection), heads.features, heads.thresholds, heads.leaves)
+    known, nearest = cluster_logits(vectors, heads.centroids, heads.means)
+    familiar = familiarity(nearest, heads.reach)
+    domains = words[:, models:]
+    if look == "lexical":
+        logits = combine(words[:, :models], grown)
+    else:
+        own = linear_logits(heads, x, ())
+        logits = combine(words[:, :models], grown, own[:, :models], near=known, familiar=familiar)
+        domains = NGRAM_DOMAINS * domains + (1.0 - NGRAM_DOMAINS) * own[:, models:]
     return Prediction(
-        logits=logits,
-        errors=np.sqrt(variance + np.square(heads.noise)),
-        domains=softmax(out[:, models:]),
-        far=far,
+        logits=logits * heads.scale + heads.shift,
+        errors=np.sqrt(
+            np.square(x @ heads.spread).sum(axis=1, keepdims=True) + np.square(blend(familiar, heads.noise))
+        ),
+        domains=softmax(domains),
+        far=nearest < heads.reach[0],
     )
 
 
-def nearness(cosine: Array) -> Array:
-    """Soft assignment (n, clusters) of vectors to clusters by their cosines."""
-    return softmax(np.float32(NEARNESS) * cosine)
+def cluster_logits(vectors: Array, centroids: Array, means: Array) -> tuple[Array, Array]:
+    """Mean logits (n, models) of the clusters near each vector, and the cosine (n,) to the nearest centroid."""
+    if not len(centroids):
+        return np.zeros((len(vectors), means.shape[1]), np.float32), np.ones(len(vectors), np.float32)
+    cosine = vectors @ centroids.T
+    return softmax(np.float32(NEARNESS) * cosine) @ means, cosine.max(axis=1)
+
+
+def familiarity(nearest: Array, reach: Array) -> Array:
+    """How much a prompt is like the training data (n,), 0..1, by its cosine to the nearest centroid."""
+    rise = (nearest - reach[1]) / np.maximum(reach[2] - reach[1], np.float32(1e-6))
+    return np.asarray(np.clip(rise, 0.0, 1.0), np.float32)
+
+
+def blend(familiar: Array, noise: Array) -> Array:
+    """Noise (n, models) between that on unseen tasks and that on seen ones."""
+    return np.asarray(noise[0] + familiar[:, None] * (noise[1] - noise[0]), np.float32)
+
+
+def combine(*members: Array, near: Array | None = None, familiar: Array | None = None) -> Array:
+    """The members' mean logit, the clusters' counting as much as they are familiar."""
+    total = members[0]
+    for member in members[1:]:
+        total = total + member
+    if near is None or familiar is None:
+        return np.asarray(total * np.float32(1.0 / len(members)), np.float32)
+    weight = familiar[:, None]
+    return np.asarray((total + weight * near) / (len(members) + weight), np.float32)
 
 
 def sigmoid(z: Array) -> Array:

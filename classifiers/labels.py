@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from classifiers.heads import Array
-from classifiers.targets import FRONTIER, MEDIUM, SMALL, class_of
+from classifiers.targets import CLASSES, class_of
 
 _SUBJECTS: Final = {
     "biology": "college_biology high_school_biology",
@@ -56,26 +56,33 @@ def stem(prompt: str) -> str:
 
 
 PRIORS: Final[Mapping[str, tuple[float, float, float]]] = {
-    "chat": (0.96, 0.97, 0.98),
-    "writing": (0.85, 0.90, 0.95),
-    "": (0.85, 0.91, 0.96),
+    "chat": (0.97, 0.98, 0.98),
+    "writing": (0.88, 0.92, 0.95),
+    "code": (0.75, 0.83, 0.92),
+    "math": (0.80, 0.88, 0.95),
+    "": (0.88, 0.93, 0.96),
     "hard": (0.30, 0.45, 0.75),
 }
 """Success assumed, not measured, of (7B, 50B, frontier) classes on everyday prompts by domain ("" is any other), and
 on hard prompts that users wrote. They stand in where no benchmark has a label, at `PRIOR_WEIGHT` of a measured row."""
 
+PRIOR_WEIGHT: Final = 0.5
+
 _HARD_SOURCES: Final = ("ah2-",)
 """Prefixes of ids of prompts chosen because they are hard (Arena-Hard v2.0)."""
 
 
-def prior(row: str, task: str, domain: str) -> tuple[float, float, float] | None:
-    """The assumed success of (7B, 50B, frontier) classes on an unscored row, None where nothing is assumed."""
-    if row.startswith(_HARD_SOURCES):
-        return PRIORS["hard"]
-    return PRIORS.get(domain, PRIORS[""]) if domain and not task and "#" not in row else None
+def hard_prior(row: str) -> tuple[float, float, float] | None:
+    """The assumed success of (7B, 50B, frontier) classes on an unscored row from a set of hard prompts, else None."""
+    return PRIORS["hard"] if row.startswith(_HARD_SOURCES) else None
 
 
-PRIOR_WEIGHT: Final = 0.3
+def everyday_priors(models: Sequence[str], domains: Sequence[str]) -> Array:
+    """The assumed success (rows, models) on everyday prompts, each model's by its size class."""
+    column = [CLASSES.index(m if m in CLASSES else class_of(m)) for m in models]
+    rows = np.array([PRIORS.get(domain, PRIORS[""]) for domain in domains], np.float32)
+    return rows[:, column]
+
 
 EXCLUDED: Final = frozenset({"trivia_qa"})
 """Tasks left out of the size classes: all nine models, to 51B, score below 0.25 on trivia_qa, which tells of its exact
@@ -89,10 +96,9 @@ def with_classes(models: Sequence[str], scores: Array, tasks: Sequence[str]) -> 
     for a format failure, and code models for specialists; neither enters.
     """
     measured = ~np.array([task in EXCLUDED for task in tasks], bool)[:, None]
-    names = [SMALL, MEDIUM, FRONTIER]
     means = _means(scores)
     columns = []
-    for name in names:
+    for name in CLASSES:
         members = [i for i, m in enumerate(models) if class_of(m) == name and "code" not in m and np.isfinite(means[i])]
         if members:
             median = float(np.median(means[members]))
@@ -101,7 +107,7 @@ def with_classes(models: Sequence[str], scores: Array, tasks: Sequence[str]) -> 
         total = np.where(known, scores[:, members], 0.0).sum(axis=1)
         with np.errstate(invalid="ignore"):
             columns.append(np.where(known.any(axis=1), total / np.maximum(known.sum(axis=1), 1), np.nan))
-    return (*models, *names), np.column_stack([scores, *columns]).astype(np.float32)
+    return (*models, *CLASSES), np.column_stack([scores, *columns]).astype(np.float32)
 
 
 def _means(scores: Array) -> Array:

@@ -10,7 +10,7 @@ _SAMPLE: Final = 2000
 
 _SCRIPTS: Final = {
     "latin": "A-Za-zÀ-ɏḀ-ỿ",
-    "han": "㐀-䶿一-鿿豈-﫿",
+    "han": "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff",
     "kana": "぀-ヿㇰ-ㇿ",
     "ko": "가-힯ᄀ-ᇿ㄰-㆏",
     "cyrillic": "Ѐ-ӿ",

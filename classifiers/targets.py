@@ -46,6 +46,8 @@ class Mapped:
 
 SMALL, MEDIUM, FRONTIER = "7b-class", "50b-class", "frontier-class"
 """Success columns that are trained on the mean of a size class's models, for models that are otherwise unknown."""
+CLASSES = (SMALL, MEDIUM, FRONTIER)
+"""The last columns of every artifact, in this order."""
 
 
 def class_of(name: str) -> str:
@@ -77,7 +79,7 @@ def map_targets(targets: Sequence[Target], models: Sequence[str], about: Mapping
 
 
 _TRAILING = re.compile(
-    r"[-_.:](?:awq|gptq|gguf|exl2|mlx|bnb|nf4|hf|fp16|bf16|fp8|fp4|nvfp4|int8|int4|[48]bit|w[48]a(?:8|16)|q[2-8](?:_[a-z0-9_]+)?"
+    r"[-_.:](?:awq|gptq|gguf|exl2|mlx|bnb|nf4|hf|fp16|bf16|fp8|fp4|nvfp4|int8|int4|[48]bit|w[48]a(?:8|16)|q[2-8](?:-[a-z0-9]{1,2})*"
     r"|v\d+(?:[.-]\d+)*|latest|preview|\d{4}-\d{2}-\d{2})$"
 )
 
@@ -88,7 +90,7 @@ def normal(name: str) -> str:
     name = name.strip().lower().rsplit("/", 1)[-1].replace("_", "-").replace(" ", "-")
     while (shorter := _TRAILING.sub("", name)) != name:
         name = shorter
-    return name.replace(":", "-")
+    return name.replace(":", "-").removeprefix("meta-")
 
 
 _LIGHT = re.compile(r"mini|nano|small|haiku|flash|lite|light|tiny")

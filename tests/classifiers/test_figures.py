@@ -1,0 +1,131 @@
+"""Floors under the figures in README.md: on the shipped artifact, and on the shared data where it is present."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classifiers import evaluate, metrics, prepare
+from classifiers.artifact import DEFAULT, load
+from classifiers.classifier import Classifier, Target
+from classifiers.datasets import read
+from classifiers.embed import tabulate
+from classifiers.evaluate import Prices
+from classifiers.features import extract, from_text
+from classifiers.members import Corpus, Settings, corpus
+from policies.values import Signals
+
+EVERYDAY = Path(__file__).parent / "data" / "everyday_prompts.jsonl"
+SHARED = Path(os.environ.get("TIERWISE_SHARED_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
+PAIR = ("mixtral-8x7b-instruct", "gpt-4-1106-preview")
+TARGETS = [Target("small", "acme-7b"), Target("large", "gpt-4-1106-preview")]
+
+shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not there")
+
+
+@pytest.fixture(scope="module")
+def classifier(encoder_cache: Path) -> Classifier:
+    both = prepare.load(encoder_cache)
+    return Classifier.load(DEFAULT, TARGETS, static=both.static, full=both.full)
+
+
+@pytest.fixture
+def ask(classifier: Classifier) -> Callable[[str], Signals]:
+    return lambda text: classifier.second_look(from_text(text))
+
+
+@pytest.mark.parametrize(("look", "floor"), [("lexical", 0.35), ("static", 0.65), ("full", 0.75)])
+def test_domains_of_everyday_prompts(classifier: Classifier, look: Any, floor: float) -> None:
+    rows = list(read([EVERYDAY]))
+    assert len(rows) >= 300
+    found = classifier.classify([row.features for row in rows], look=look)
+    assert np.mean([s.domain == row.domain for s, row in zip(found, rows, strict=True)]) >= floor
+
+
+def test_evaluation_prompts_are_not_trained_on() -> None:
+    from classifiers.members import EVERYDAY as TRAINED
+
+    def plain(path: Path) -> set[str]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return {json.loads(line)["prompt"].lower().strip(" ?!.") for line in lines}
+
+    assert not plain(EVERYDAY) & plain(TRAINED)
+
+
+def test_a_joke_is_chat_and_a_queue_is_code_in_chinese_too(ask: Callable[[str], Signals]) -> None:
+    assert ask("Tell me a joke").domain == "chat"
+    assert ask("用C++写一个无锁队列").domain == "code"
+
+
+def test_hard_prompts_are_not_called_simple(ask: Callable[[str], Signals]) -> None:
+    hard = (
+        "Prove that every finite group of odd order is solvable, or sketch the character theory that it needs.",
+        "Design a lock-free, wait-free MPMC queue in C++20 with hazard pointers and prove that it is linearizable.",
+    )
+    for prompt in hard:
+        assert ask(prompt).band != "simple"
+
+
+def test_small_talk_is_simple(ask: Callable[[str], Signals]) -> None:
+    for prompt in ("hi", "thank you!", "how are you today?"):
+        assert ask(prompt).band == "simple"
+
+
+def test_commit_it_after_hard_work_is_read_with_that_work(classifier: Classifier) -> None:
+    turns = [
+        {
+            "role": "user",
+            "content": "Write a lock-free queue in C++ with hazard pointers and test it under contention.",
+        },
+        {"role": "assistant", "content": "```cpp\n...\n```"},
+        {"role": "user", "content": "commit it"},
+    ]
+    found = classifier.second_look(extract({"messages": turns}))
+    assert found.domain == "code"
+    assert found.band != "simple"
+
+
+def test_other_languages_are_not_all_simple(classifier: Classifier) -> None:
+    hard = (
+        "证明每个奇数阶有限群都是可解的",
+        "Реализуй на C++ очередь без блокировок и докажи её линеаризуемость",
+        "量子力学における測定問題を厳密に説明してください",
+    )
+    assert any(classifier.second_look(from_text(prompt)).band != "simple" for prompt in hard)
+
+
+def test_the_artifact_is_small_and_says_where_it_is_from() -> None:
+    artifact = load(DEFAULT)
+    assert sum(path.stat().st_size for path in DEFAULT.iterdir()) < 5_000_000
+    assert len(artifact.about["data"]) == 4
+    assert set(artifact.about["licences"]) == set(artifact.about["data"])
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A slice of MMLU without an encoder: every fifth row."""
+    rows = (row for n, row in enumerate(read([SHARED / "mmlu_two_models.jsonl.gz"])) if n % 5 == 0)
+    return corpus(rows, {}, tmp_path_factory.mktemp("work"))
+
+
+@shared
+def test_a_slice_of_mmlu_without_an_encoder(quick: Corpus) -> None:
+    found = evaluate.from_folds(quick, "lexical", PAIR, Prices({}), settings=Settings())
+    gain = found.p[:, 1] - found.p[:, 0]
+    small, large = found.y[:, 0], found.y[:, 1]
+    assert metrics.apgr(gain, small, large) > 0.61
+    assert metrics.apgr(gain, small, large) > metrics.apgr(found.lengths, small, large) + 0.02
+    assert metrics.ece(found.p[:, 0], small) < 0.06
+
+
+@shared
+def test_gsm8k_by_the_shipped_artifact(encoder_cache: Path, tmp_path: Path) -> None:
+    """In sample, so no figure: only that artifact, encoder and evaluation speak of the same vectors."""
+    both = prepare.load(encoder_cache)
+    table = tabulate(read([SHARED / "gsm8k_two_models.jsonl.gz"]), {"static": both.static, "full": both.full}, tmp_path)
+    found = evaluate.from_artifact(load(DEFAULT), table, "full", PAIR, Prices({}))
+    assert metrics.apgr(found.p[:, 1] - found.p[:, 0], found.y[:, 0], found.y[:, 1]) > 0.6
