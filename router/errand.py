@@ -28,6 +28,10 @@ _PASSED_ON = ("openai-processing-ms", "openai-version")
 """Response headers of a backend that a client may see."""
 
 
+_SLACK = 0.002
+"""Seconds by which an event loop may wake a sleeper early: a backend that said when to come back still rests then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to ask a backend: the path under its base URL, the client's body as JSON, and how the client wants it.
@@ -118,7 +122,7 @@ class Errand:
             if not isinstance(following, Try):
                 break
             if following.delay:
-                await asyncio.sleep(following.delay)
+                await asyncio.sleep(following.delay + _SLACK)
             try:
                 if self._order.hedge is not None and following.kind == "first":
                     return await self._hedged(following.step, self._order.hedge)

@@ -18,6 +18,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import uvloop
+
 from policies.values import Attempt
 from router.backends import open_backends
 from router.dispatch import Dispatcher
@@ -156,7 +158,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     random.seed(asked.seed)
-    tally, wrong = asyncio.run(soak(asked.seconds))
+    tally, wrong = uvloop.run(soak(asked.seconds))
     print(f"{tally.requests} requests in {asked.seconds:.0f} s: {dict(tally.outcomes)}")
     print(f"{tally.attempts.total()} attempts: {dict(tally.attempts)}")
     print("\n".join(wrong[:20]) if wrong else "nothing in flight, no task left, memory flat, upstream's count agrees")
