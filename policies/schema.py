@@ -283,7 +283,7 @@ class Budget(Section):
     requests: Annotated[int, Field(gt=0)] | None = None
     when: When = When()
     on_exceeded: Literal["downgrade", "reject"] = "reject"
-    store_away: Literal["fail_open", "fail_closed"] = "fail_open"
+    store_away: Literal["fail_open", "fail_closed", "local_share"] = "fail_open"
 
     @model_validator(mode="after")
     def _some_limit(self) -> Budget:
@@ -308,10 +308,34 @@ class ClassifierSettings(Section):
     domains: Mapping[str, tuple[str, ...]] = {}
 
 
+class Auth(Section):
+    """Who may ask, and whose requests may steer by header.
+
+    ``trust`` names keys by id, or all of them as ``*``: from others the session's header and those that conditions look
+    at are not read. Where no key is required everybody is trusted.
+    """
+
+    required: bool = False
+    trust: Names = ()
+    public_metrics: bool = False
+
+    def trusts(self, key_id: str) -> bool:
+        """Say whether a client's headers count."""
+        return not self.required or key_id in self.trust or "*" in self.trust
+
+
 class Limits(Section):
-    """What the proxy refuses from a client."""
+    """What the proxy refuses from a client.
+
+    ``head`` and ``request`` are how long a request's head, and all of it, may take to arrive; ``idle`` is how long a
+    connection is kept without one.
+    """
 
     body_bytes: Annotated[int, Field(ge=1024)] = 20 * 1024 * 1024
+    head: Duration = timedelta(seconds=10)
+    request: Duration = timedelta(minutes=1)
+    idle: Duration = timedelta(seconds=75)
+    connections: Annotated[int, Field(ge=1)] = 10_000
     drain: Duration = timedelta(seconds=30)
 
 
@@ -376,6 +400,7 @@ class Policy(Section):
     budgets: tuple[Budget, ...] = ()
     classifier: ClassifierSettings = ClassifierSettings()
     exploration: Share = 0.0
+    auth: Auth = Auth()
     limits: Limits = Limits()
     scrape: Scrape = Scrape()
     ledger: LedgerSettings = LedgerSettings()

@@ -31,6 +31,7 @@ from router.ledger.journal_file import Batch
 from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SPEND_FIELD, hour_of, unpack_vector
 from router.state.connect import close_client, open_client, without_password
 from router.state.script import Script
+from router.state.shares import LocalShares
 from router.state.turnstile import Turnstile
 from router.state.values import Snapshot, Store, StoreAway
 
@@ -46,6 +47,7 @@ DATA_PATH_SECONDS = 0.05
 _BACKGROUND_SECONDS = 5.0
 _SESSIONS_KEPT = 20_000
 _SESSION_TRUSTED = 60.0
+_SESSION_TRUSTED_AMONG_OTHERS = 1.0
 _RECENT_KEPT = 2_000
 _HOURS_OF_SPEND = 26
 _WEIGHT_SECONDS = 5.0
@@ -91,6 +93,8 @@ class RedisStore:
         self._new_rests: dict[str, float] = {}
         self._ship_script = Script(self._client, "merge.lua", "ship.lua")
         self._compact_script = Script(self._client, "merge.lua", "compact.lua")
+        self._proxies = 1
+        self._shares = LocalShares()
         self._reservations = Turnstile(self._reserve)
         self._reserve_script = Script(self._client, "reserve.lua")
         self._revive = revive
@@ -143,7 +147,7 @@ class RedisStore:
         except (StoreAway, TimeoutError):
             return None
         session = Session(**orjson.loads(text)) if text else None
-        self._keep(conversation, session, _SESSION_TRUSTED)
+        self._keep(conversation, session, self._trust)
         return session
 
     def remember(self, conversation: str, session: Session, ttl: timedelta) -> None:
@@ -151,10 +155,15 @@ class RedisStore:
         if not conversation:
             return
         seconds = max(1, round(ttl.total_seconds()))
-        self._keep(conversation, session, min(seconds, _SESSION_TRUSTED))
+        self._keep(conversation, session, min(seconds, self._trust))
         self._unsaved[conversation] = (orjson.dumps(session), seconds)
         if len(self._unsaved) > _SESSIONS_KEPT:
             self._unsaved.pop(next(iter(self._unsaved)))
+
+    @property
+    def _trust(self) -> float:
+        """Seconds that a session is not asked for again: a while, unless another proxy may have changed it."""
+        return _SESSION_TRUSTED if self._proxies <= 1 else _SESSION_TRUSTED_AMONG_OTHERS
 
     def _keep(self, conversation: str, session: Session | None, seconds: float) -> None:
         self._sessions[conversation] = (session, monotonic() + seconds)
@@ -176,18 +185,22 @@ class RedisStore:
     async def reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> Grant:
         """Take a request's worst case from all its budgets, or from none and say which stand in the way.
 
-        What is not given back within ``patience`` expires: nobody will settle it any more. While the store is away only
-        budgets that fail closed stand in the way.
+        What is not given back within ``patience`` expires: nobody will settle it any more. While the store is away each
+        budget does as it says.
         """
         if not claims:
             return Grant()
         try:
             if self._problem:
                 raise StoreAway(self._problem)
-            verdicts = await self._ask(self._reservations.join(_Asked(request_id, claims, patience)), RESERVE_SECONDS)
+            answers = await self._ask(self._reservations.join(_Asked(request_id, claims, patience)), RESERVE_SECONDS)
         except StoreAway:
-            closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")
-            return Grant(tuple(claims), exceeded=closed, retry_after=_AWAY_RETRY_SECONDS if closed else 0.0)
+            refused = self._refused_while_away(claims)
+            return Grant(tuple(claims), exceeded=refused, retry_after=_AWAY_RETRY_SECONDS if refused else 0.0)
+        for claim, (_, *left) in zip(claims, answers, strict=True):
+            nanos, tokens, requests = (None if amount < 0 else amount for amount in left)
+            self._shares.know(claim, (nanos, tokens, requests))
+        verdicts = [verdict for verdict, *_ in answers]
         if not any(verdicts):
             amounts = (claim.amount for claim in claims)
             members = (f"{request_id}:{amount.nanos}:{amount.tokens}:{amount.requests}" for amount in amounts)
@@ -197,7 +210,12 @@ class RedisStore:
         waits = (c.account.until.timestamp() - time() if verdict == 1 else _HELD_RETRY_SECONDS for c, verdict in over)
         return Grant(tuple(claims), exceeded=tuple(c.account.name for c, _ in over), retry_after=max(0.0, *waits, 0.0))
 
-    async def _reserve(self, asked: Sequence[_Asked]) -> list[list[int]]:
+    def _refused_while_away(self, claims: Sequence[Claim]) -> tuple[str, ...]:
+        closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")
+        shared = [claim for claim in claims if claim.budget.store_away == "local_share"]
+        return closed or self._shares.take(shared, self._proxies)
+
+    async def _reserve(self, asked: Sequence[_Asked]) -> list[list[tuple[int, ...]]]:
         keys: list[str] = []
         arguments: list[Any] = [self._retention]
         for one in asked:
@@ -207,8 +225,8 @@ class RedisStore:
                 arguments += (-1 if limit is None else limit for limit in claim.limits)
                 arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
         async with asyncio.timeout(RESERVE_SECONDS):
-            verdicts = iter(await self._reserve_script.run(keys, arguments))
-        return [[int(verdict) for verdict in islice(verdicts, len(one.claims))] for one in asked]
+            numbers = iter(await self._reserve_script.run(keys, arguments))
+        return [[tuple(map(int, islice(numbers, 4))) for _ in one.claims] for one in asked]
 
     def exchange_weights(self, weights: Mapping[str, int]) -> Mapping[str, int]:
         """Say with the next `tick` what this proxy has in flight on each GPU backend; what others had at the last."""
@@ -244,7 +262,9 @@ class RedisStore:
             pipe.hset(self._key("rests"), backend, f"{until:.3f}")
         for conversation, (text, seconds) in unsaved.items():
             pipe.set(self._key("session", conversation), text, ex=seconds)
-        pipe.set(self._key("proxy", self._me), f"{now:.3f}", ex=_PRESENCE_SECONDS)
+        pipe.zadd(self._key("proxies"), {self._me: now})
+        pipe.zcount(self._key("proxies"), now - _PRESENCE_SECONDS, "+inf")
+        pipe.zremrangebyscore(self._key("proxies"), "-inf", now - _PRESENCE_SECONDS)
         pipe.hgetall(self._key("gpus"))
         pipe.hgetall(self._key("rests"))
         try:
@@ -256,6 +276,8 @@ class RedisStore:
                 await asyncio.to_thread(self._revive)
             return False
         self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
+        self._proxies = int(answers[-4])
+        self._shares.forget(now)
         self._others = self._weights_of_others(answers[-2], now)
         self._rests = {backend.decode(): float(until) for backend, until in answers[-1].items()}
         return True

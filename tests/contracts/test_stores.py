@@ -263,6 +263,37 @@ async def test_tokens_and_requests_are_limits_too(store: RedisStore) -> None:
     assert [grant.exceeded for grant in answers] == [(), (), ("t", "r")]
 
 
+async def test_apart_from_the_store_proxies_share_what_was_left(url: str, store: RedisStore) -> None:
+    other = RedisStore(url, prefix=store._tag.strip("{}"))
+    await other.tick()
+    await store.tick()
+    shared = claim(store_away="local_share", nanos=3 * 10**8)
+    assert not (await store.reserve("r0", [shared], timedelta(minutes=1))).exceeded
+    assert not (await store.reserve("r1", [shared], timedelta(minutes=1))).exceeded
+    store._problem = "away"
+    left = [
+        await store.reserve(f"r{i}", [claim(store_away="local_share", nanos=10**8)], timedelta(minutes=1))
+        for i in range(4)
+    ]
+    assert [grant.exceeded for grant in left] == [(), (), ("b",), ("b",)], "two proxies, 0.4 dollars left"
+    await other.aclose()
+
+
+async def test_a_session_that_another_proxy_changed_is_seen_soon(
+    url: str, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.state.store._SESSION_TRUSTED_AMONG_OTHERS", 0.0)
+    other = RedisStore(url, prefix=store._tag.strip("{}"))
+    for one in (other, store):
+        await one.tick()
+    store.remember("talk", Session("small", "qwen"), timedelta(hours=1))
+    await store.tick()
+    other.remember("talk", Session("large", "gpt"), timedelta(hours=1))
+    await other.tick()
+    assert await store.session("talk", turns=3) == Session("large", "gpt")
+    await other.aclose()
+
+
 async def test_a_reservation_that_nobody_settles_expires(store: RedisStore) -> None:
     assert not (await store.reserve("dead", [claim(nanos=10**9)], timedelta(seconds=1))).exceeded
     async with asyncio.timeout(5):

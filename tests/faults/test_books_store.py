@@ -126,6 +126,8 @@ async def test_a_paused_store_keeps_no_request_waiting(server: Server, tmp_path:
         closed = await store.reserve("r", [_claim("fail_closed")], timedelta(minutes=1))
         assert closed.exceeded == ("b",)
         assert closed.retry_after > 0
+        shared = [await store.reserve(f"s{i}", [_claim("local_share", 10**8)], timedelta(minutes=1)) for i in range(12)]
+        assert [bool(grant.exceeded) for grant in shared] == 10 * [False] + 2 * [True], "one proxy's share is all of it"
         server.resume()
         await until(lambda: store.ready)
         other = RedisStore(server.url)
@@ -137,9 +139,9 @@ async def test_a_paused_store_keeps_no_request_waiting(server: Server, tmp_path:
     assert await counted(server.url) == (20, sum(range(20)))
 
 
-def _claim(store_away: str) -> Claim:
+def _claim(store_away: str, nanos: int = 1) -> Claim:
     budget = Budget.model_validate({"name": "b", "per": "day", "usd": "1", "store_away": store_away})
-    return Claim(budget, account(budget, "", datetime.now(UTC)), Amount(1, 1))
+    return Claim(budget, account(budget, "", datetime.now(UTC)), Amount(nanos, 1))
 
 
 @pytest.mark.parametrize(
