@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +20,11 @@ class Target:
     objective: Objective | None = None
 
 
-def resolve(policy: Policy, model: str) -> Target | Refusal:
-    """Resolve ``auto``, ``auto:<objective>``, ``tier/<name>``, a backend or an alias; else a 404 that lists what is."""
+def resolve(policy: Policy, model: str, allowed: Collection[str] | None = None) -> Target | Refusal:
+    """Resolve ``auto``, ``auto:<objective>``, ``tier/<name>``, a backend or an alias; else a 404 that lists what is.
+
+    ``allowed`` is what the client's key may use (see `Features.allowed`); nothing else is listed.
+    """
     name, seen = model, set[str]()
     while name in policy.aliases and name not in seen:
         seen.add(name)
@@ -34,7 +37,7 @@ def resolve(policy: Policy, model: str) -> Target | Refusal:
         return Target("tier", name[5:])
     if any(backend.name == name for _, backend in backends(policy)):
         return Target("backend", name)
-    known = models(policy)
+    known = models(policy, allowed)
     message = " ".join(
         part
         for part in (f"The model {model!r} does not exist.", nearest(model, known), f"There are: {listing(known)}.")
@@ -43,10 +46,25 @@ def resolve(policy: Policy, model: str) -> Target | Refusal:
     return Refusal(404, "model_not_found", message, "model")
 
 
-def models(policy: Policy) -> list[str]:
-    """List everything that a request can ask for as its model."""
+def models(policy: Policy, allowed: Collection[str] | None = None) -> list[str]:
+    """List everything that a request can ask for as its model, of which its key may use something."""
     objectives, tiers = (f"auto:{name}" for name in policy.objectives), (f"tier/{name}" for name in policy.tiers)
-    return ["auto", *objectives, *tiers, *(backend.name for _, backend in backends(policy)), *policy.aliases]
+    names = ["auto", *objectives, *tiers, *(backend.name for _, backend in backends(policy)), *policy.aliases]
+    return names if allowed is None else [name for name in names if _has_allowed(policy, name, allowed)]
+
+
+def _has_allowed(policy: Policy, model: str, allowed: Collection[str]) -> bool:
+    target = resolve(policy, model)
+    return isinstance(target, Target) and any(
+        allows(allowed, tier, backend.name)
+        for tier, backend in backends(policy)
+        if target.kind == "auto" or target.name == (tier if target.kind == "tier" else backend.name)
+    )
+
+
+def allows(allowed: Collection[str] | None, tier: str, backend: str) -> bool:
+    """Say whether a key may use a backend: by its name, or as one of its tier."""
+    return allowed is None or backend in allowed or f"tier/{tier}" in allowed
 
 
 def backends(policy: Policy) -> Iterator[tuple[str, Backend]]:

@@ -179,6 +179,16 @@ def _options(policy: Policy) -> list[Option]:
     return options
 
 
+def _untrusted(policy: Policy, source: Source) -> Iterator[Problem]:
+    """Find conditions on headers that are read from nobody."""
+    if policy.auth.trust or not policy.auth.required:
+        return
+    for path, when in _whens(policy):
+        if when.header is not None:
+            message = "no request can match: headers are read from trusted keys only, and none is trusted"
+            yield source.warning((*path, "header"), message, "name keys under auth.trust")
+
+
 def _pointless(policy: Policy, source: Source) -> Iterator[Problem]:
     """Find settings that have no effect."""
     if policy.timeouts.deadline < policy.timeouts.total:
@@ -221,6 +231,7 @@ def _nested(path: Path, when: When) -> Iterator[tuple[Path, When]]:
 
 
 LOOKS: Sequence[Callable[[Policy, Source], Iterator[Problem]]] = (
-    _unpriced, _windowless, _rule_names, _impossible, _shadowed, _windows, _loops, _unreached, _baseline, _pointless,
+    _unpriced, _windowless, _rule_names, _impossible, _shadowed, _windows, _loops, _unreached, _baseline, _untrusted,
+    _pointless,
 )  # fmt: skip
 """Every look that is taken at a policy."""

@@ -17,6 +17,7 @@ from policies.document import Loaded
 from policies.eligibility import Standing, refusal, standings
 from policies.money import expected_cost, price_of
 from policies.objective import Option, assured, caution, choose, cost_order, expected_output_tokens, floor
+from policies.problems import listing
 from policies.schema import Budget, Objective, Policy, Rule
 from policies.session import hold, next_session
 from policies.values import Decision, Estimate, Features, Refusal, Signals, Step, Success, View
@@ -72,7 +73,7 @@ class _Pick:
 
 def decide(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision:
     """Choose the steps for a request. Never raises: a request that nothing can serve gets a refusal."""
-    policy, target = loaded.policy, resolve(loaded.policy, features.model)
+    policy, target = loaded.policy, resolve(loaded.policy, features.model, features.allowed)
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
     case = _case(loaded, features, signals, view)
@@ -197,11 +198,17 @@ def _option(
 
 def _refusal(case: _Case, target: Target) -> Refusal | None:
     """Say why nothing can be planned, if so."""
+    asked = case.standings
+    if target.kind != "auto":
+        named = [s for s in asked if target.name == (s.tier if target.kind == "tier" else s.backend.name)]
+        if all(standing.forbidden for standing in named):
+            allowed = listing(case.features.allowed or ())
+            message = f"This key may not use {case.features.model!r}; it may use {allowed}."
+            return Refusal(403, "model_not_allowed", message, "model")
     for budget in case.over:
         if budget.on_exceeded == "reject" or target.kind == "backend":
             message = f"The budget {budget.name!r} for this {budget.per} would be exceeded."
             return Refusal(429, "budget_exceeded", message)
-    asked = case.standings
     if target.kind == "backend":
         asked = tuple(s for s in case.standings if s.backend.name == target.name)
     elif target.kind == "tier" and not case.over:
@@ -297,6 +304,8 @@ def _awake(standing: Sequence[Standing]) -> list[Standing]:
 
 def _about(case: _Case) -> Iterator[str]:
     """Say what the signals are, and how far they can be trusted."""
+    if case.features.allowed is not None:
+        yield f"the key may use {listing(case.features.allowed)}"
     signals = case.signals
     if signals is None:
         return

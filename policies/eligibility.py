@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from policies.addressing import backends
+from policies.addressing import allows, backends
 from policies.schema import Backend, Exclude, Policy, Rule
 from policies.values import Features, Refusal, View
 
@@ -17,12 +17,13 @@ ROOM_FOR_ANSWER = 256
 class Kind(IntEnum):
     """What can stand in the way, in the order in which it is looked at."""
 
-    CAPABILITY = 1
-    OUTPUT_CAP = 2
-    CONTEXT = 3
-    EXCLUDED = 4
-    BUDGET = 5
-    COOLDOWN = 6
+    FORBIDDEN = 1
+    CAPABILITY = 2
+    OUTPUT_CAP = 3
+    CONTEXT = 4
+    EXCLUDED = 5
+    BUDGET = 6
+    COOLDOWN = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class Standing:
         """Whether nothing at all stands in the way."""
         return not self.obstacles
 
+    @property
+    def forbidden(self) -> bool:
+        """Whether the client's key may not use it."""
+        return any(obstacle.kind is Kind.FORBIDDEN for obstacle in self.obstacles)
+
 
 def standings(
     policy: Policy, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
@@ -69,6 +75,8 @@ def standings(
 def _obstacles(
     tier: str, backend: Backend, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
 ) -> Iterator[Obstacle]:
+    if not allows(features.allowed, tier, backend.name):
+        yield Obstacle(Kind.FORBIDDEN, "is not allowed to this key")
     lacking = sorted(features.requires.difference(backend.supports))
     if lacking:
         yield Obstacle(Kind.CAPABILITY, f"does not support {' or '.join(lacking)}")
@@ -95,6 +103,7 @@ def excluded_by(exclude: Exclude, tier: str, backend: Backend) -> str | None:
 
 
 _REFUSALS: Mapping[Kind, tuple[int, str, str | None]] = {
+    Kind.FORBIDDEN: (403, "model_not_allowed", "model"),
     Kind.CAPABILITY: (400, "unsupported_capability", None),
     Kind.OUTPUT_CAP: (400, "max_tokens_exceeded", "max_tokens"),
     Kind.CONTEXT: (400, "context_length_exceeded", "messages"),
@@ -104,7 +113,11 @@ _REFUSALS: Mapping[Kind, tuple[int, str, str | None]] = {
 
 
 def refusal(unable: Sequence[Standing]) -> Refusal:
-    """Say why none of these can serve the request; the one that came furthest decides the error's code."""
+    """Say why none of these can serve the request; the one that came furthest decides the error's code.
+
+    What the key may not use is not named where there is anything else.
+    """
+    unable = [standing for standing in unable if not standing.forbidden] or unable
     first = [
         next(obstacle for obstacle in standing.obstacles if obstacle.kind is not Kind.COOLDOWN) for standing in unable
     ]

@@ -37,6 +37,7 @@ class Features:
     can be replayed without content. ``input_tokens`` is an estimate over everything that would be sent. ``language`` is an ISO 639-1 code, or
     ``und``. ``requires`` holds the `CAPABILITIES` that the request cannot do without. ``headers`` has lower-case
     names and only those that a policy may look at. ``conversation`` identifies the conversation (see `wire`).
+    ``allowed`` is what the client's key may use, backends by name and whole tiers as ``tier/<name>``; None is all.
     """
 
     model: str = "auto"
@@ -57,6 +58,7 @@ class Features:
     conversation: str = ""
     key_id: str = "anonymous"
     headers: Mapping[str, str] = field(default_factory=dict)
+    allowed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
