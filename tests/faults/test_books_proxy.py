@@ -203,3 +203,18 @@ async def test_a_proxy_killed_under_load_loses_at_most_its_commit_window(tmp_pat
     assert total.requests == len(found)
     assert total.cost_nanos == sum(entry.cost_nanos or 0 for entry in found.values())
     assert len(found) <= len(counting.counted)
+
+
+async def test_workers_keep_one_set_of_books(tmp_path: Path) -> None:
+    policy, data, load = tmp_path / "policy.yaml", tmp_path / "data", Load()
+    async with upstream() as counting:
+        write_policy(policy, counting.port)
+        with running_proxy(policy, data, "--workers", "2") as proxy:
+            await asyncio.to_thread(proxy.wait_until_ready)
+            asking = asyncio.create_task(load.run(proxy.url))
+            await wait_until_answered(load, 300)
+            load.stopping = True
+            await asking
+    total = (await reported(data_dir_source(data).sums)).total
+    assert total.requests == len(counting.counted) == load.numbers
+    assert total.cost_nanos == sum(map(cost, counting.counted.values()))
