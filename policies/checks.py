@@ -102,7 +102,7 @@ def fits(value: object, schema: object) -> bool:
 def _object_fits(value: Mapping[str, object], schema: Mapping[str, Any]) -> bool:
     properties = schema.get("properties")
     known = properties if isinstance(properties, Mapping) else {}
-    if any(name not in value for name in _list(schema.get("required"))):
+    if any(isinstance(name, str) and name not in value for name in _list(schema.get("required"))):
         return False
     closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
     if closed and value.keys() - known.keys():

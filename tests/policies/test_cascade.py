@@ -101,6 +101,12 @@ def test_a_context_error_goes_only_where_there_is_more_room() -> None:
     assert isinstance(after(failed("c", "context"), windows=windows), GiveUp)
 
 
+def test_a_poor_answer_goes_up_to_another_tier_or_is_given() -> None:
+    poor = Attempt("a", "small", "m", "rejected", status=200, error="poor:json")
+    assert called(after(poor)) == ("escalate", "c")
+    assert after(failed("c"), failed("c"), failed("c"), poor) == Accept()
+
+
 def test_resting_backends_come_last() -> None:
     assert called(after(*[failed("a")] * 3, cooling=frozenset("b"))) == ("fallback", "c")
     assert called(after(*[failed("a")] * 3, cooling=frozenset("bc"))) == ("fallback", "b")

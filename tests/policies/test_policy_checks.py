@@ -89,6 +89,7 @@ def test_only_the_checks_asked_for_are_made() -> None:
         ({"b": 1}, {"properties": {"a": {}}, "additionalProperties": False}, False),
         ({"b": 1}, {"patternProperties": {"b": {}}, "additionalProperties": False}, True),
         ({"b": 1}, {"properties": "nonsense"}, True),
+        ({"b": 1}, {"required": [[], "b"]}, True),
         (1, {"anyOf": [{"type": "string"}, {"type": "integer"}]}, True),
         (1, {"oneOf": [{"type": "string"}]}, False),
         (1, {"allOf": [{"type": "integer"}, {"const": 2}]}, False),
