@@ -75,7 +75,7 @@ def fits(value: object, schema: object) -> bool:
     """Whether a JSON value fits a schema, as far as its plain keywords tell.
 
     Looks at types, enum, const, properties, required, additionalProperties, items, and inline anyOf, oneOf and allOf;
-    takes no more steps than schema and value have parts together: references and patterns, with which a client could
+    takes no more steps than the schema's parts times the value's: references and patterns, with which a client could
     make it take forever, are let pass.
     """
     if not isinstance(schema, Mapping):
