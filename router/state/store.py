@@ -291,6 +291,15 @@ class RedisStore:
                 others[backend] = others.get(backend, 0) + int(weight)
         return others
 
+    async def tell_key(self, event: bytes) -> None:
+        """Add an event to the log of clients' keys. Raises `StoreAway`."""
+        await self._ask(self._client.xadd(self._key("keys"), {"event": event}), _BACKGROUND_SECONDS)
+
+    async def key_events(self, after: str, count: int) -> list[tuple[str, bytes]]:
+        """Events of clients' keys after a position (empty: all), oldest first, with their own. Raises `StoreAway`."""
+        found = self._client.xrange(self._key("keys"), min=f"({after}" if after else "-", count=count)
+        return [(at.decode(), told[b"event"]) for at, told in await self._ask(found, _BACKGROUND_SECONDS)]
+
     async def applied(self, chapters: Sequence[str]) -> list[int]:
         """The numbers up to which chapters of journals have been applied. Raises `StoreAway`."""
         found = await self._ask(self._client.hmget(self._key("applied"), list(chapters)), _BACKGROUND_SECONDS)

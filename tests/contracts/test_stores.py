@@ -96,6 +96,15 @@ async def test_a_batch_that_overlaps_or_leaves_a_gap_changes_nothing_and_says_wh
     assert await store.applied(["j", "unknown"]) == [4, 0]
 
 
+async def test_what_happens_to_keys_is_read_on_from_where_one_was(store: RedisStore) -> None:
+    assert await store.key_events("", 10) == []
+    for event in (b"one", b"two", b"three"):
+        await store.tell_key(event)
+    events = await store.key_events("", 2)
+    assert [event for _, event in events] == [b"one", b"two"]
+    assert [event for _, event in await store.key_events(events[-1][0], 2)] == [b"three"]
+
+
 async def test_chapters_do_not_get_in_each_others_way(store: RedisStore) -> None:
     await store.ship(batch(1, 1, "a", chapter="one"))
     await store.ship(batch(1, 1, "b", chapter="two"))
