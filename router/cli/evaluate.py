@@ -174,10 +174,10 @@ def _print(report: dict[str, Any]) -> None:
     if domains := report.get("domains"):
         console.print(f"domain: {_shown(domains['accuracy'])} accuracy on {domains['rows']} rows")
         names = list(domains["confusion"])
-        table = Table(title="confusion: rows are labels, columns predictions")
-        table.add_column("")
+        table = Table(title="confusion: rows are labels, columns predictions", box=None, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True, min_width=16)
         for name in names:
-            table.add_column(name[:5], justify="right")
+            table.add_column(name[:3], justify="right", no_wrap=True, min_width=3)
         for name in names:
             table.add_row(name, *(str(domains["confusion"][name].get(other, "") or "·") for other in names))
         console.print(table)
