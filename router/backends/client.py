@@ -38,9 +38,12 @@ _SAFE_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Client:
-    """POSTs and GETs under one base URL. ``connect`` is in seconds and covers name resolution, TCP and TLS."""
+    """POSTs and GETs under one base URL. ``connect`` is in seconds and covers name resolution, TCP and TLS.
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], *, connect: float) -> None:
+    ``reuse`` is False for servers that close connections after a response without having said so.
+    """
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], *, connect: float, reuse: bool = True) -> None:
         """Raises `ValueError` when the URL is not ``http`` or ``https`` or a header would break a line."""
         url = urlsplit(base_url.rstrip("/"))
         if url.scheme not in ("http", "https") or not url.hostname or not _SAFE.fullmatch(base_url):
@@ -52,6 +55,8 @@ class Client:
         if url.username is not None:
             pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
             told["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+        if not reuse:
+            told["connection"] = "close"
         lines = {**told, "content-type": "application/json", **headers}
         if not all(_SAFE.fullmatch(name) and _SAFE_VALUE.fullmatch(value) for name, value in lines.items()):
             raise ValueError("a header's name or value holds a character that HTTP does not allow")

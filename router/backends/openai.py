@@ -30,7 +30,12 @@ class OpenAI:
             headers.setdefault("authorization", f"Bearer {key}")
             self._secrets += (key,)
         self._connect = timeouts.connect.total_seconds()
-        self._client = Client(base_url or config.base_url or engine.base_url, headers, connect=self._connect)
+        self._client = Client(
+            base_url or config.base_url or engine.base_url,
+            headers,
+            connect=self._connect,
+            reuse=engine.reuses_connections,
+        )
 
     def __repr__(self) -> str:
         return f"OpenAI({self.name!r}, model={self.config.model!r})"

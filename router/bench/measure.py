@@ -13,8 +13,7 @@ import orjson
 from policies.values import EngineView
 from router.backends import Backend, Call
 from router.backends.openai import OpenAI
-from router.engines import ENGINES, exposition
-from router.engines.engine import Engine
+from router.engines import ENGINES, engine_of, exposition
 from router.engines.view import History, Reading
 from router.errors import UpstreamError
 from router.sse import Splitter, data_of
@@ -128,33 +127,40 @@ async def run(
     return rounds
 
 
+async def kind_of(backend: OpenAI) -> str | None:
+    """Which kind of engine a backend is, by the metrics that it tells; None where it tells none that are known."""
+    pages: dict[str, bytes] = {}
+    for kind, engine in ENGINES.items():
+        if engine.metrics is None:
+            continue
+        try:
+            if engine.metrics not in pages:
+                pages[engine.metrics] = await backend.fetch(engine.metrics, exposition.LARGEST)
+            if exposition.read(engine, pages[engine.metrics]):
+                return kind
+        except (UpstreamError, exposition.Unreadable):
+            continue
+    return None
+
+
 class Observer:
-    """Reads an engine's metrics before and after a run, where it has any that are known."""
+    """Reads an engine's metrics before and after a run, where its kind has any."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._engine: Engine | None = None
+        self._engine = engine_of(backend.config.kind)
         self._history = History()
 
     async def read(self) -> None:
-        """Take one reading. The first one finds out which kind of engine it is."""
-        if not isinstance(self._backend, OpenAI):
+        """Take one reading; a failed one counts for nothing."""
+        if self._engine.metrics is None or not isinstance(self._backend, OpenAI):
             return
-        pages: dict[str, bytes] = {}
-        for engine in [self._engine] if self._engine else ENGINES.values():
-            if engine.metrics is None:
-                continue
-            try:
-                if engine.metrics not in pages:
-                    pages[engine.metrics] = await self._backend.fetch(engine.metrics, exposition.LARGEST)
-                values = exposition.read(engine, pages[engine.metrics])
-            except (UpstreamError, exposition.Unreadable):
-                continue
-            if values:
-                self._engine = engine
-                self._history.add(Reading(perf_counter(), values))
-                return
+        try:
+            page = await self._backend.fetch(self._engine.metrics, exposition.LARGEST)
+            self._history.add(Reading(perf_counter(), exposition.read(self._engine, page)))
+        except (UpstreamError, exposition.Unreadable):
+            return
 
     def view(self) -> EngineView:
-        """What the engine said over the run; nothing is known where it has no metrics."""
-        return self._history.view(0) if self._engine else EngineView()
+        """What the engine said over the run."""
+        return self._history.view(0)

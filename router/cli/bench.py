@@ -121,7 +121,7 @@ async def _measure(configs: Sequence[Backend], conversations: Any, plan: Plan) -
     opened, names = [], []
     try:
         for config in configs:
-            backend = open_backend(await _with_model(config), Timeouts())
+            backend = open_backend(await _known(config), Timeouts())
             opened.append(backend)
             label = backend.config.base_url or backend.name
             names.append(label if label not in names else f"{label} ({backend.config.model})")
@@ -143,26 +143,31 @@ async def _measure(configs: Sequence[Backend], conversations: Any, plan: Plan) -
     return _Measured(summary.summarise(rounds), differences, engines)
 
 
-async def _with_model(config: Backend) -> Backend:
-    """The configuration with a model: the server's first where none is given."""
+async def _known(config: Backend) -> Backend:
+    """The configuration with what the server tells where the user did not: its kind, and its first model."""
     from policies.schema import Timeouts
     from router.backends.openai import OpenAI
+    from router.bench.measure import kind_of
     from router.engines import engine_of
     from router.engines.discovery import LARGEST, read_models
     from router.errors import UpstreamError
 
-    if config.model:
+    if config.kind != "openai":
         return config
     backend = OpenAI(config, Timeouts())
     try:
-        served = read_models(engine_of(config.kind), await backend.fetch("models", LARGEST))
+        kind = await kind_of(backend) or config.kind
+        model = config.model
+        if not model:
+            served = read_models(engine_of(kind), await backend.fetch("models", LARGEST))
+            if not served:
+                raise _Unreachable(f"{config.base_url} lists no models; give --model")
+            model = served[0].id
     except UpstreamError as error:
-        raise _Unreachable(f"{config.base_url} does not list its models ({error.message}); give --model") from error
+        raise _Unreachable(f"{config.base_url} does not list its models ({error.message}) Give --model.") from error
     finally:
         await backend.aclose()
-    if not served:
-        raise _Unreachable(f"{config.base_url} lists no models; give --model")
-    return config.model_copy(update={"model": served[0].id})
+    return config.model_copy(update={"kind": kind, "model": model})
 
 
 def _show(args: argparse.Namespace, measured: _Measured) -> None:

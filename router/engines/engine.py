@@ -29,6 +29,7 @@ class Engine:
     to the size of the KV cache in tokens. ``flags`` says what the server must be started with to tell more. ``window``
     lists the places of a model's context window in ``/v1/models``, as dotted paths. ``context_errors`` are the words in
     which it refuses an input that is too long; empty where it cuts the input without saying so.
+    ``reuses_connections`` is False where it closes them after a response without having said so.
     """
 
     base_url: str
@@ -39,3 +40,4 @@ class Engine:
     flags: Mapping[str, str] = field(default_factory=dict)
     window: tuple[str, ...] = ()
     context_errors: tuple[str, ...] = ()
+    reuses_connections: bool = True

@@ -41,6 +41,8 @@ class History:
 
     def view(self, ours: int) -> EngineView:
         """What the readings say; ``ours`` is how many requests this proxy had there when the newest was taken."""
+        if not self._readings:
+            return EngineView()
         now = self._readings[-1].values
         gauges = {name: now.get(name) for name in GAUGES}
         requests = [count for count in (gauges["waiting"], gauges["running"]) if count is not None]

@@ -32,6 +32,7 @@ class Server:
     delay: float = 0.0
     cut: bool = False
     asked: list[str] = field(default_factory=list)
+    heads: list[bytes] = field(default_factory=list)
     url: str = ""
     answering: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -40,13 +41,15 @@ class Server:
         assert task is not None
         self.answering.add(task)
         try:
-            path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(head)
+            path = head.split(b" ")[1].decode()
             self.asked.append(path)
             body = b'{"data": [{"id": "other", "max_model_len": 128}]}' if path.endswith("models") else self.page
             body = body if self.status == 200 else b"no"
             await asyncio.sleep(self.delay)
-            head = f"HTTP/1.1 {self.status} x\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-            writer.write(head + (body[: len(body) // 2] if self.cut else body))
+            answer = f"HTTP/1.1 {self.status} x\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+            writer.write(answer + (body[: len(body) // 2] if self.cut else body))
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -173,3 +176,11 @@ async def test_it_reads_on_through_trouble_and_looks_at_the_models_once(
     assert server.asked.count("/v1/models") <= 2
     assert "does not list the model 'tiny'; it has other" in caplog.text
     assert caplog.text.count("does not list") == 1
+
+
+@pytest.mark.parametrize("kind", ["llamacpp", "vllm"])
+async def test_a_server_that_closes_without_a_word_is_asked_to_say_so(server: Server, kind: str) -> None:
+    backend = OpenAI(config(kind, server.url), Timeouts())
+    await backend.fetch("/metrics", 10_000)
+    await backend.aclose()
+    assert (b"connection: close" in server.heads[0]) == (kind == "llamacpp")
