@@ -27,6 +27,7 @@ COMMIT_WINDOW = 0.05
 _RETRY_DISK = 1.0
 _MOST_HELD = 20_000
 _MOST_PER_COMMIT = 2_000
+_NOT_THE_DISK = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError)
 
 _Stop: TypeAlias = None
 _Item: TypeAlias = "Line | _Sums | Event | _Stop"
@@ -130,15 +131,10 @@ class Journal:
             self._fold_surplus()
             return
         try:
-            while self._held or self._carried:
-                file.write(self._held[:_MOST_PER_COMMIT], time(), self._carried)
-                self._held, self._carried = self._held[_MOST_PER_COMMIT:], {}
+            self._write_held(file)
         except sqlite3.Error as error:
             self._refused(error)
             return
-        except Exception:
-            log.exception("some entries cannot be written as they are")
-            self._commit_one_by_one(file)
         if self._problem:
             log.warning("the journal %s can be written again", self.path)
             self._problem = ""
@@ -146,14 +142,28 @@ class Journal:
             done.set()
         self._flushes = []
 
-    def _commit_one_by_one(self, file: JournalFile) -> None:
-        for line in self._held:
+    def _write_held(self, file: JournalFile) -> None:
+        """Write everything; what cannot be written whatever the disk does is given up, alone. Raises `sqlite3.Error`."""
+        together = _MOST_PER_COMMIT
+        while self._held or self._carried:
             try:
-                file.write([line], time())
-            except Exception:
-                entry = line.entry
-                log.exception("entry %s cannot be written and is lost; it cost %s nanos", entry.id, entry.cost_nanos)
-        self._held = []
+                file.write(self._held[:together], time(), self._carried)
+            except Exception as error:
+                if isinstance(error, sqlite3.Error) and not isinstance(error, _NOT_THE_DISK):
+                    raise
+                if together == 1:
+                    self._give_up_one()
+                together = 1
+            else:
+                self._held, self._carried = self._held[together:], {}
+
+    def _give_up_one(self) -> None:
+        if self._held:
+            lost = self._held.pop(0).entry
+            log.exception("entry %s cannot be written and is lost; it cost %s nanos", lost.id, lost.cost_nanos)
+        else:
+            log.exception("%d sums cannot be written and are lost", len(self._carried))
+            self._carried = {}
 
     def _refused(self, error: sqlite3.Error) -> None:
         if not self._problem:

@@ -168,6 +168,18 @@ async def test_a_store_that_takes_no_writes_is_away_until_it_does(
     assert await counted(server.url) == (100, sum(range(100)))
 
 
+async def test_a_store_that_evicts_keys_is_warned_of(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    for setting, warned in (("allkeys-lru", True), ("noeviction", False)):
+        with server.client() as client:
+            client.config_set("maxmemory", "100mb")
+            client.config_set("maxmemory-policy", setting)
+        caplog.clear()
+        store = RedisStore(server.url)
+        assert await store.connect()
+        await store.aclose()
+        assert ("evicts keys when full" in caplog.text) == warned
+
+
 async def test_a_journal_set_back_from_a_backup_goes_on_in_a_new_chapter(server: Server, tmp_path: Path) -> None:
     async with books(server.url, tmp_path) as (ledger, _):
         record(ledger, 0, 10)

@@ -260,6 +260,22 @@ def test_closing_on_a_full_disk_says_that_something_is_lost(path: Path, monkeypa
     assert not journal.close()
 
 
+def test_an_entry_that_cannot_be_written_does_not_take_others_with_it(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(path)
+    journal.start()
+    for i, cost in enumerate((1, 2**70, 3)):
+        journal.append(Line(entry(f"r{i}", cost=cost)))
+    journal.add(held("gpu-1", 10**9, NOON, NOON + 9))
+    assert journal.close()
+    file = JournalFile(path, create=False)
+    assert sums(file).money["cost"] == 4
+    assert sum(seconds_held(p) for _, name, p in file.packed(HOUR, HOUR + 1) if name.startswith("=gpu")) == 10
+    file.close()
+    assert f"entry r1 cannot be written and is lost; it cost {2**70} nanos" in caplog.text
+
+
 _WRITER = """
 import sys
 from pathlib import Path
