@@ -41,7 +41,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--reprice", metavar="POLICY", help="what it would have cost at this policy's prices")
     what.add_argument("--idle", action="store_true", help="only GPU bills: what requests paid and what was idle")
     what.add_argument("--budget", action="store_true", help="where budgets stand")
-    what.add_argument("--policy", metavar="POLICY", help="with --budget: the policy whose limits are shown")
+    what.add_argument(
+        "--policy", metavar="POLICY", help="with --budget: whose limits are shown; with --idle: at full load"
+    )
     shape = parser.add_argument_group("how it is shown")
     shape.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
     shape.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
@@ -156,11 +158,15 @@ def _policy(args: argparse.Namespace, name: str) -> Policy:
 
 def _show(args: argparse.Namespace, made: Report) -> None:
     from router.reports import formats, table
+    from router.reports.gpus import full_load
     from router.reports.html import as_html
 
     if args.idle:
-        gpus = {"gpus": formats.as_dict(made)["gpus"]}
-        _show_either(args, gpus, lambda console: table.print_gpus(console, made))
+        full = full_load(_policy(args, args.policy)) if args.policy else {}
+        bills = formats.as_dict(made)["gpus"]
+        for bill in bills:
+            bill["usd_per_mtok_full"] = full[bill["backend"]] / 1e9 if bill["backend"] in full else None
+        _show_either(args, {"gpus": bills}, lambda console: table.print_gpus(console, made, full))
     elif args.format == "table":
         _on_console(args, lambda console: table.print_report(console, made))
     elif args.format == "png":

@@ -143,7 +143,7 @@ class Journal:
         self._flushes = []
 
     def _write_held(self, file: JournalFile) -> None:
-        """Write everything; what cannot be written whatever the disk does is given up, alone. Raises `sqlite3.Error`."""
+        """Write everything; what no disk would take is given up alone. Raises `sqlite3.Error` when this one refuses."""
         together = _MOST_PER_COMMIT
         while self._held or self._carried:
             try:

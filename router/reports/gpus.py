@@ -6,6 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from policies import money
+from policies.addressing import backends
+from policies.schema import Policy
 from router.ledger.sums import GPU_FIELD, seconds_held
 
 
@@ -32,6 +35,16 @@ class GpuBill:
         """Nano-dollars per million output tokens: over the whole bill, or over the ``busy`` part of it alone."""
         nanos = self.paid_nanos if busy else self.billed_nanos
         return nanos * 1_000_000 // self.output_tokens if self.output_tokens else None
+
+
+def full_load(policy: Policy) -> dict[str, int]:
+    """Nano-dollars per million output tokens of each backend priced by time, were it always full."""
+    prices = ((backend.name, money.price_of(backend)) for _, backend in backends(policy))
+    return {
+        name: money.nanos(price.hour * 1_000_000 / (price.capacity * price.tokens_per_second * 3600))
+        for name, price in prices
+        if isinstance(price, money.GpuRates)
+    }
 
 
 def gpu_bills(sums: Iterable[tuple[int, str, bytes]], used: Mapping[str, tuple[int, int]]) -> tuple[GpuBill, ...]:

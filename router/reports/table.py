@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from router.reports.budgets import Standing
@@ -54,20 +54,20 @@ def _print_bars(console: Console, report: Report) -> None:
     console.print(bars)
 
 
-def print_gpus(console: Console, report: Report) -> None:
-    """Print what GPUs cost, and how much of it nobody used."""
+def print_gpus(console: Console, report: Report, full: Mapping[str, int]) -> None:
+    """Print what GPUs cost, how much of it nobody used, and, where known, what tokens would cost at full load."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=f"GPU bills, {report.window}", title_justify="left")
     table.add_column("backend")
-    for name in ("hours", "billed", "requests", "idle", "", "per Mtok", "per Mtok busy"):
+    for name in ("hours", "billed", "requests", "idle", "", "per Mtok", "busy", "full"):
         table.add_column(name, justify="right")
     for bill in report.gpus:
         places = decimals(bill.billed_nanos)
         money = (dollars(nanos, places) for nanos in (bill.billed_nanos, bill.paid_nanos, bill.idle_nanos))
         idle = f"{bill.idle_nanos / bill.billed_nanos:.1%}" if bill.billed_nanos else ""
-        rates = (bill.nanos_per_mtok(busy=busy) for busy in (False, True))
+        rates = (bill.nanos_per_mtok(busy=False), bill.nanos_per_mtok(busy=True), full.get(bill.backend))
         shown = ("" if rate is None else dollars(rate, 2) for rate in rates)
         table.add_row(bill.backend, f"{bill.seconds / 3600:,.2f}", *money, idle, *shown)
     console.print(table)

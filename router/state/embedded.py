@@ -73,6 +73,11 @@ class EmbeddedStore:
         """Become a user of the store, starting it if need be, and return its `url`. Raises `StoreNotStarted`."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.socket.parent.stat().st_uid != os.getuid():
+            raise StoreNotStarted(
+                f"{self.socket.parent} belongs to somebody else: remove it, or name another data folder"
+            )
+        self.socket.parent.chmod(0o700)
         with self._exclusively():
             self._ensure_running()
             if self._share is None:

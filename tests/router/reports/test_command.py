@@ -24,6 +24,7 @@ from router.ledger.budgets import Amount, Claim, Grant, account
 from router.ledger.journal import Journal
 from router.ledger.journal_file import JournalFile, Line
 from router.ledger.ledger import JOURNAL_NAME
+from router.ledger.sums import held
 from router.reports import export
 from router.state import open_store
 from router.state.embedded import EmbeddedStore
@@ -214,8 +215,23 @@ def test_where_budgets_stand(budgeted: Path, policy: Path, capsys: pytest.Captur
     embedded.stop()
 
 
-def test_idle_gpus(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_idle_gpus_and_what_tokens_would_cost_at_full_load(
+    data: Path, policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert as_json(capsys, "--data-dir", data, "--idle") == {"gpus": []}
+    now = time.time()
+    file = JournalFile(data / JOURNAL_NAME)
+    file.write([], now, held("qwen", 3_600 * 10**9, now - 10, now - 1))
+    file.close()
+    by_time = "cost: {gpu_hour_usd: 3600, capacity: 10, tokens_per_second: 50}"
+    policy.write_text(POLICY.replace("cost: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}", by_time))
+    (bill,) = as_json(capsys, "--data-dir", data, "--idle", "--policy", policy)["gpus"]  # type: ignore[misc]
+    assert bill["billed_nanos"] == 10 * 10**9 == bill["paid_nanos"] + bill["idle_nanos"]
+    assert bill["paid_nanos"] == sum(1_000 + i for i in range(20))
+    assert bill["usd_per_mtok"] == pytest.approx(10 / 400 * 1e6)
+    assert bill["usd_per_mtok_full"] == pytest.approx(1e6 / 500)
+    report("--data-dir", data, "--idle", "--policy", policy)
+    assert "$2,000.00" in capsys.readouterr().out
 
 
 def test_entries_are_exported_with_the_standards_names(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,9 +120,9 @@ def test_comparisons_and_gpu_bills_are_tables_too(found: Report) -> None:
     out = io.StringIO()
     console = Console(file=out, width=200)
     print_comparison(console, made([entry("x", cost=10**9)], "tier", "domain", "key"), found)
-    print_gpus(console, found)
+    print_gpus(console, found, {"qwen": 4_340_000_000})
     assert "$1.0000 → $3.0000" in out.getvalue()
-    assert "qwen" in out.getvalue()
+    assert "$4.34" in out.getvalue()
 
 
 @pytest.mark.parametrize(

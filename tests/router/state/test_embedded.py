@@ -102,6 +102,20 @@ def test_a_folder_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> N
     assert store.socket != EmbeddedStore(deep / "other").socket
 
 
+def test_a_folder_that_others_can_enter_is_closed_to_them(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    store.socket.parent.mkdir(mode=0o755)
+    store.start()
+    assert stat.S_IMODE(store.socket.parent.stat().st_mode) == 0o700
+    store.stop()
+
+
+def test_a_folder_of_somebody_elses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded.os, "getuid", lambda: 12_345)
+    with pytest.raises(StoreNotStarted, match="belongs to somebody else"):
+        EmbeddedStore(tmp_path).start()
+
+
 def test_without_a_server_to_embed_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise embedded.PackageNotFoundError(name)
