@@ -30,6 +30,7 @@ def extract(
     body: Mapping[str, object],
     *,
     key_id: str = "anonymous",
+    allowed: tuple[str, ...] | None = None,
     headers: Mapping[str, str] = _EMPTY,
     conversation: str = "",
 ) -> Features:
@@ -64,6 +65,7 @@ def extract(
         requires=_requires(body, messages, parts, tools),
         conversation=conversation,
         key_id=key_id,
+        allowed=allowed,
         headers=headers,
     )
 

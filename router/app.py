@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from router import endpoints
 from router.compose import open_proxy
+from router.gate import Gate
 from router.settings import Settings
 
 
@@ -33,6 +35,7 @@ def create(settings: Settings) -> Starlette:
             Route("/report", endpoints.report),
             Route("/engines", endpoints.engines),
         ],
+        middleware=[Middleware(Gate)],
         exception_handlers=endpoints.EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )

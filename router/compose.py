@@ -32,7 +32,8 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         stack.push_async_callback(ledger.stop)
         proxy = Proxy(settings, loaded, store, ledger)
         stack.push_async_callback(proxy.close)
-        for background in (proxy.warm(), proxy.follow_policy(), proxy.listen()):
+        await proxy.keys.refresh()
+        for background in (proxy.warm(), proxy.follow_policy(), proxy.listen(), proxy.keys.follow()):
             stack.callback(asyncio.create_task(background).cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.reload)
         yield proxy

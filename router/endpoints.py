@@ -7,31 +7,25 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from decimal import Decimal
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from policies.values import Decision
-from router.errors import RequestError, TierwiseError, to_openai
+from router.errors import RequestError
+from router.gate import KEY
+from router.responses import error_response, json_response
 
 if TYPE_CHECKING:
     from router.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content, default=_plain), status, media_type="application/json")
-
-
-def _plain(value: object) -> object:
-    return sorted(value) if isinstance(value, frozenset) else float(value) if isinstance(value, Decimal) else str(value)
+_LONGEST_NUMBER = 18
 
 
 def _fields(value: Decision) -> dict[str, object]:
@@ -48,11 +42,16 @@ class ClientGone(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole request body. Raises `RequestError` (413) past ``limit`` bytes, `ClientGone` on a disconnect."""
+    """The whole request body. Raises `ClientGone` on a disconnect.
+
+    Raises `RequestError`: 413 past ``limit`` bytes, 415 for a compressed body, which is never unpacked.
+    """
     too_large = RequestError(413, "body_too_large", f"The body is larger than the {limit} bytes this proxy accepts.")
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
+        if name == b"content-length" and value.isdigit() and (len(value) > _LONGEST_NUMBER or int(value) > limit):
             raise too_large
+        if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+            raise RequestError(415, "unsupported_encoding", "Send the body as it is: compressed ones are not accepted.")
     chunks, size = [], 0
     while True:
         message = await receive()
@@ -114,9 +113,9 @@ class ChatCompletions:
         with contextlib.suppress(ClientGone):
             try:
                 raw = await read_body(scope, receive, proxy.policy.limits.body_bytes)
-                request = proxy.read_chat(raw, read_headers(scope))
+                request = proxy.read_chat(raw, read_headers(scope), scope[KEY])
             except RequestError as error:
-                await _error(error)(scope, receive, send)
+                await error_response(error)(scope, receive, send)
                 return
             async with Connection(receive) as connection, proxy.pipeline.serve(request, arrived) as served:
                 await send({"type": "http.response.start", "status": served.status, "headers": served.headers})
@@ -130,28 +129,35 @@ async def route(request: Request) -> Response:
     """``POST /v1/route``: decide where a chat request would go, and say why, without calling anyone."""
     proxy = _proxy(request)
     raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
-    chat = proxy.read_chat(raw, read_headers(request.scope))
+    chat = proxy.read_chat(raw, read_headers(request.scope), request.scope[KEY])
     choice = await proxy.pipeline.choose(chat.features, proxy.pipeline.fleet.trace(chat.body))
     shown = {name: getattr(choice.features, name) for name in _SHOWN_FEATURES}
-    return _json(
+    return json_response(
         {"tier": choice.decision.tier, "features": shown, "signals": choice.signals, **_fields(choice.decision)}
     )
 
 
 async def models(request: Request) -> Response:
-    """``GET /v1/models``: every name that ``model`` may take, in OpenAI's shape."""
-    return _json({"object": "list", "data": [{"id": name, **_MODEL} for name in _proxy(request).model_names()]})
+    """``GET /v1/models``: every name that ``model`` may take with this key, in OpenAI's shape."""
+    names = _proxy(request).model_names(request.scope[KEY])
+    return json_response({"object": "list", "data": [{"id": name, **_MODEL} for name in names]})
 
 
 async def healthz(request: Request) -> Response:
     """``GET /healthz``: the process is alive."""
-    return _json({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 async def readyz(request: Request) -> Response:
-    """``GET /readyz``: whether the proxy takes requests, and in which state each of its parts is."""
-    state = _proxy(request).readiness()
-    return _json(state, 200 if state["ready"] else 503)
+    """``GET /readyz``: whether the proxy takes requests, and in which state each of its parts is.
+
+    What is wrong with them is for admins, where keys are required.
+    """
+    proxy, key = _proxy(request), request.scope[KEY]
+    state = proxy.readiness()
+    if proxy.policy.auth.required and not (key and key.admin):
+        state = {part: said for part, said in state.items() if not part.endswith("_problem")}
+    return json_response(state, 200 if state["ready"] else 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -161,7 +167,7 @@ async def metrics(request: Request) -> Response:
 
 async def engines(request: Request) -> Response:
     """``GET /engines``: what each engine says of itself, and where that differs from what the policy says of it."""
-    return _json(_proxy(request).pipeline.fleet.shown())
+    return json_response(_proxy(request).pipeline.fleet.shown())
 
 
 async def report(request: Request) -> Response:
@@ -173,30 +179,30 @@ _SHOWN_FEATURES = ("input_tokens", "turns", "language", "has_code", "has_tools",
 _MODEL = {"object": "model", "created": 0, "owned_by": "tierwise"}
 
 
-def _error(error: TierwiseError) -> Response:
-    status, headers, body = to_openai(error)
-    return Response(body, status, headers, "application/json")
-
-
 async def _on_request_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return _error(error)
+    return error_response(error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     message = f"Invalid URL ({request.method} {request.url.path})" if error.status_code == 404 else error.detail
-    return _error(RequestError(error.status_code, code, message, headers=error.headers))
+    return error_response(RequestError(error.status_code, code, message, headers=error.headers))
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
-    return _error(RequestError(500, "internal_error", "The proxy failed on this request; its log says why."))
+    return error_response(RequestError(500, "internal_error", "The proxy failed on this request; its log says why."))
+
+
+async def _on_client_gone(_: Request, error: Exception) -> Response:
+    return Response(status_code=400)
 
 
 EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
     RequestError: _on_request_error,
+    ClientGone: _on_client_gone,
     HTTPException: _on_http_exception,
     Exception: _on_bug,
 }

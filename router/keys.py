@@ -138,6 +138,11 @@ class Keyring:
         key = self._keys.get(text[3:].rpartition("-")[0]) if text.startswith("tw-") else None
         return key if compare_digest(_digest(text), key.digest if key else _NOBODY) else None
 
+    def find_active(self, text: str) -> Key | None:
+        """The key with this text if it is valid now."""
+        key = self.find(text) if text.startswith("tw-") else None
+        return key if key is not None and key.state(time()) == "active" else None
+
     def check(self, text: str) -> Key:
         """The valid key with this text. Raises `RequestError`: 401, or 503 while no keys are known at all."""
         key = self.find(text)

@@ -23,6 +23,7 @@ from router.backends import open_backends
 from router.dispatch import Dispatcher
 from router.errors import RequestError
 from router.fleet import Fleet
+from router.keys import Key, Keyring
 from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.pipeline import Pipeline
 from router.reports import report, window
@@ -45,6 +46,7 @@ class Proxy:
     def __init__(self, settings: Settings, loaded: Loaded, store: RedisStore, ledger: Ledger) -> None:
         self._settings = settings
         self._store = store
+        self.keys = Keyring(store)
         self._ledger = ledger
         self._telemetry = Telemetry(lambda: self.pipeline.fleet.views())
         self._encoders: tuple[StaticEncoder | None, Encoder | None] = (None, None)
@@ -70,13 +72,16 @@ class Proxy:
         """The policy in force."""
         return self.pipeline.loaded.policy
 
-    def read_chat(self, raw: bytes, headers: Mapping[str, str]) -> wire.ChatRequest:
+    def read_chat(self, raw: bytes, headers: Mapping[str, str], key: Key | None) -> wire.ChatRequest:
         """Check a chat body under the policy in force. Raises `RequestError`."""
-        return wire.read_chat(raw, headers, seen=self.pipeline.headers_read, session_header=self.policy.session.header)
+        client = wire.Client(key.id, key.allowed) if key is not None else wire.Client(wire.key_id(headers))
+        policy, seen = self.policy, self.pipeline.headers_read
+        steering = headers if policy.auth.trusts(client.id) else {}
+        return wire.read_chat(raw, steering, client, seen=seen, session_header=policy.session.header)
 
-    def model_names(self) -> list[str]:
-        """Every name that a request may ask for."""
-        return addressing.models(self.policy)
+    def model_names(self, key: Key | None) -> list[str]:
+        """Every name that a request with this key may ask for."""
+        return addressing.models(self.policy, key.allowed if key is not None else None)
 
     def _clocks(self) -> list[tuple[str, GpuClock]]:
         """The GPU clocks that run now."""
@@ -134,6 +139,10 @@ class Proxy:
             log.error(
                 "the policy was not reloaded; the last good one (%s) stays:\n%s", self.pipeline.loaded.hash, error
             )
+            return
+        if self._settings.guarded and not loaded.policy.auth.required:
+            self._policy_problem = "auth.required went away, but the proxy listens beyond loopback without --open"
+            log.error("the policy was not reloaded; the last good one stays: %s", self._policy_problem)
             return
         self._policy_problem = ""
         if loaded.hash == self.pipeline.loaded.hash:

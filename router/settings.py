@@ -14,12 +14,16 @@ from router import presets
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker is started with; everything else is in the policy."""
+    """What a worker is started with; everything else is in the policy.
+
+    ``guarded``: that keys are required is all that stands between it and everybody who can reach it.
+    """
 
     policy: Path
     data_dir: Path
     cache_dir: Path
     log_level: str = "INFO"
+    guarded: bool = False
 
 
 def policy_file(name: str, data_dir: Path) -> Path:

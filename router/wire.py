@@ -16,8 +16,17 @@ from policies.values import Features
 from router.errors import RequestError
 
 _BEARER = "bearer "
+_LONGEST_MODEL = 256
 _DEEPEST = 250
 """Levels of nesting that can be written again as well as read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks: the public id of the key, and what it may use (None: everything)."""
+
+    id: str
+    allowed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class ChatRequest:
 
 
 def key_id(headers: Mapping[str, str]) -> str:
-    """The public id of the client's key: a hash, so that no entry or log can give the key away."""
+    """What a key that is not one of ours is known by: a hash, so that no entry or log can give it away."""
     authorization = headers.get("authorization", "")
     key = (
         authorization[len(_BEARER) :].strip()
@@ -41,15 +50,16 @@ def key_id(headers: Mapping[str, str]) -> str:
     return f"key_{hashlib.sha256(key.encode()).hexdigest()[:16]}" if key else "anonymous"
 
 
-def read_chat(raw: bytes, headers: Mapping[str, str], *, seen: frozenset[str], session_header: str) -> ChatRequest:
+def read_chat(
+    raw: bytes, headers: Mapping[str, str], client: Client, *, seen: frozenset[str], session_header: str
+) -> ChatRequest:
     """Check a chat body and read its features.
 
-    ``headers`` has lower-case names; only those in ``seen`` reach the features. Raises `RequestError` (400) that names
-    the field.
+    ``headers`` are those that may steer, by lower-case name; only those in ``seen`` reach the features. Raises
+    `RequestError` (400) that names the field.
     """
     body = _object(raw)
     _check(body)
-    key = key_id(headers)
     stream_options = body.get("stream_options")
     return ChatRequest(
         body=body,
@@ -57,9 +67,10 @@ def read_chat(raw: bytes, headers: Mapping[str, str], *, seen: frozenset[str], s
         wants_usage=isinstance(stream_options, dict) and stream_options.get("include_usage") is True,
         features=extract(
             body,
-            key_id=key,
+            key_id=client.id,
+            allowed=client.allowed,
             headers={name: headers[name] for name in seen if name in headers},
-            conversation=_conversation(body, key, headers.get(session_header, "")),
+            conversation=_conversation(body, client.id, headers.get(session_header, "")),
         ),
     )
 
@@ -117,8 +128,12 @@ def _check(body: Mapping[str, object]) -> None:
             expected, holds = _FIELDS[name]
             if not holds(value):
                 raise _wrong_type(name, expected, value)
-    messages = body["messages"]
+    model, messages = body["model"], body["messages"]
+    assert isinstance(model, str)
     assert isinstance(messages, list)
+    if len(model) > _LONGEST_MODEL:
+        message = f"Invalid 'model': it is longer than {_LONGEST_MODEL} characters."
+        raise RequestError(400, "string_above_max_length", message, "model")
     if not messages:
         raise RequestError(400, "empty_array", "Invalid 'messages': expected at least one message.", "messages")
     for index, message in enumerate(messages):

@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "prepare the encoder once: verify, convert, distil",
     "check": "check a policy and print it as it resolved",
     "explain": "explain how a policy routes a prompt, and what would change it",
+    "keys": "make, list and revoke the keys that clients send",
     "report": "report cost, saving and latency from the ledger",
     "classify": "classify prompts from standard input",
     "train": "train an artifact from scored rows",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import resource
 import signal
 import socket
 import sys
@@ -13,9 +14,14 @@ from typing import TYPE_CHECKING
 from router.cli import add_data_dir, cache_dir, data_dir
 
 if TYPE_CHECKING:
+    from policies.schema import Limits
     from router.settings import Settings
 
 DEFAULT_PORT = 8080
+_NOT_OPEN = """\
+{host} can be reached from other machines, and this policy lets everybody there spend.
+Require keys (in the policy: auth: {{required: true}}; tierwise keys create makes one), or say --open."""
+_OTHER_FILES = 256
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -35,46 +41,48 @@ def run(args: argparse.Namespace) -> int:
     from router.settings import Settings, load_policy, policy_file
     from router.telemetry import configure_logging
 
-    if not _is_loopback(args.host) and not args.open:
-        print(
-            f"{args.host} can be reached from other machines; say --open if everybody there may spend.", file=sys.stderr
-        )
-        return 2
     configure_logging(args.log_level.upper())
-    data = data_dir(args)
-    settings = Settings(policy_file(args.policy, data), data, cache_dir(), args.log_level.upper())
+    data, guarded = data_dir(args), not _is_loopback(args.host) and not args.open
+    settings = Settings(policy_file(args.policy, data), data, cache_dir(), args.log_level.upper(), guarded)
     try:
-        drain = load_policy(settings.policy).policy.limits.drain
+        policy = load_policy(settings.policy).policy
     except (OSError, PolicyErrors) as error:
         print(error, file=sys.stderr)
         return 1
+    if guarded and not policy.auth.required:
+        print(_NOT_OPEN.format(host=args.host), file=sys.stderr)
+        return 2
     try:
         listener = socket.create_server((args.host, args.port), family=_family(args.host), backlog=2048)
     except OSError as error:
         print(f"cannot listen on {args.host}:{args.port}: {error.strerror}", file=sys.stderr)
         return 1
-    return _serve(settings, listener, args.workers, drain.total_seconds())
+    _allow_connections(policy.limits.connections)
+    return _serve(settings, listener, args.workers, policy.limits)
 
 
-def _serve(settings: Settings, listener: socket.socket, workers: int, drain: float) -> int:
+def _serve(settings: Settings, listener: socket.socket, workers: int, limits: Limits) -> int:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
     from router.app import create
+    from router.guard import Guarded
     from router.launch import LISTENING
 
     config = uvicorn.Config(
         partial(create, settings),
         factory=True,
         loop="uvloop",
-        http="httptools",
+        http=partial(Guarded, limits=limits),  # type: ignore[arg-type]
+        ws="none",
         lifespan="on",
         workers=workers,
         access_log=False,
         log_config=None,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=max(1, round(drain)),
+        timeout_keep_alive=max(1, round(limits.idle.total_seconds())),
+        timeout_graceful_shutdown=max(1, round(limits.drain.total_seconds())),
     )
     host, port = listener.getsockname()[:2]
     listener.set_inheritable(True)
@@ -87,6 +95,16 @@ def _serve(settings: Settings, listener: socket.socket, workers: int, drain: flo
     server = uvicorn.Server(config)
     server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def _allow_connections(most: int) -> None:
+    """Raise the limit on open files, if the system lets us: each connection is one, and so is each to a backend."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * most + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import RequestError
-from router.wire import ChatRequest, key_id, read_chat
+from router.wire import ChatRequest, Client, key_id, read_chat
 
 json_values = st.recursive(
     st.none()
@@ -38,7 +38,8 @@ FIELDS = (
 
 def read(body: Any, headers: dict[str, str] | None = None) -> ChatRequest:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    return read_chat(raw, headers or {}, seen=frozenset({"x-team"}), session_header="x-session-id")
+    headers = headers or {}
+    return read_chat(raw, headers, Client(key_id(headers)), seen=frozenset({"x-team"}), session_header="x-session-id")
 
 
 def chat(*contents: str, **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""Bounds on what a connection may do before anybody knows who it is.
+
+uvicorn bounds none of this by itself: a head of any size, one that never ends, a body that drips, trailers without end,
+a client that does not read its answer, connections without number. One timer for each connection looks after the times,
+so that requests pay for none; sizes are counted by what arrives without a request getting any further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final, Literal
+
+import orjson
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from policies.schema import Limits
+from router.errors import shape
+
+log = logging.getLogger(__name__)
+
+LARGEST_HEAD: Final = 64 * 1024
+"""Bytes of a head, or of trailers and framing between two pieces of a body."""
+
+_LOOKS = 4
+"""How often a connection is looked at within the time that a head may take: no limit is passed by more than a quarter."""
+
+
+class Guarded(HttpToolsProtocol):
+    """One connection of a client, within ``limits``."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: Limits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head, self._request = limits.head.total_seconds(), limits.request.total_seconds()
+        self._most = limits.connections
+        self._awaits: Literal["head", "body", ""] = "head"
+        self._since = self.loop.time()
+        self._idle_bytes = 0
+        self._unread_since: float | None = None
+        self._closing_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has come and nothing of an answer is under way."""
+        return not self._idle_bytes and (self.cycle is None or self.cycle.response_complete) and self._awaits != "body"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to look after the connection; where there are too many, make room or refuse it."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._timer = self.loop.call_later(self._head / _LOOKS, self._look)
+        if len(self.connections) > self._most:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it gets no request any further."""
+        self._idle_bytes += len(data)
+        super().data_received(data)
+        if self._awaits:
+            if self._idle_bytes > LARGEST_HEAD:
+                self._refuse(431, "head_too_large", f"The request's head is larger than {LARGEST_HEAD} bytes.")
+        elif self._idle_bytes and (self.cycle is None or self.cycle.response_complete):
+            self._await("head")
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        super().on_message_begin()
+        self._await("head")
+
+    def on_headers_complete(self) -> None:
+        """A whole head: what is called a header from here on is a trailer, and nobody's business."""
+        super().on_headers_complete()
+        self._awaits = "body"
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A whole request."""
+        super().on_message_complete()
+        self._awaits, self._idle_bytes = "", 0
+        if self.cycle.response_complete:
+            self._await("head")
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered."""
+        self._unread_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._unread_since = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._refuse(400, "invalid_http", "The request is not HTTP/1.1 as it should be.")
+
+    def _await(self, what: Literal["head", "body"]) -> None:
+        self._awaits, self._since = what, self.loop.time()
+
+    def _look(self) -> None:
+        """See whether anything takes too long."""
+        now = self.loop.time()
+        self._timer = self.loop.call_later(self._head / _LOOKS, self._look)
+        if self.transport.is_closing():
+            self._closing_since = self._closing_since or now
+        if any(now - since > self._request for since in (self._unread_since, self._closing_since) if since is not None):
+            self.transport.abort()
+        elif self.flow.read_paused or (self._awaits == "head" and self._answering()):
+            self._since = now
+        elif self._awaits and now - self._since > (self._head if self._awaits == "head" else self._request):
+            if self.idle:
+                self.transport.close()
+            self._refuse(408, "request_timeout", "The request did not arrive in time.")
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Close the connection, and say why where an answer does not get into another one."""
+        if self.transport.is_closing():
+            return
+        own = self._awaits == "body"
+        if not self._answering() or (own and not self.cycle.response_started and not self.pipeline):
+            body = orjson.dumps(shape(status, message, code=code))
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+    def _make_room(self) -> None:
+        """Close the tenth of the connections that has been idle longest; where none is idle, this one."""
+        idle = [other for other in self.connections if isinstance(other, Guarded) and other.idle and other is not self]
+        idle.sort(key=lambda connection: connection._since)
+        for connection in idle[: len(self.connections) // 10 + 1]:
+            connection.transport.close()
+        if not idle:
+            log.warning("a connection is refused: there are %d, and none is idle", self._most)
+            self.transport.abort()
