@@ -11,14 +11,12 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 import orjson
 import uvloop
@@ -30,6 +28,7 @@ from policies.values import Decision, Step
 from router.backends import open_backends
 from router.backends.client import Client
 from router.dispatch import Dispatcher, Order
+from tests.benchmarks import machine
 
 Call = Callable[[], Awaitable[None]]
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello world " * 70}], "temperature": 0.2}
@@ -152,12 +151,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    serve = [sys.executable, "-m", "tests.benchmarks.bench_upstream"]
+    here, there = machine.cores()
+    serve = [sys.executable, "-m", "tests.benchmarks.upstream"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE) as upstream:
         try:
-            os.sched_setaffinity(upstream.pid, {cores[-1]})
-            os.sched_setaffinity(0, {cores[0]})
+            os.sched_setaffinity(upstream.pid, {there})
+            machine.pin(here)
             assert upstream.stdout is not None
             url = f"http://127.0.0.1:{int(upstream.stdout.readline())}/v1"
             figures = uvloop.run(run(url, asked.rounds, (1, 32)))
@@ -168,12 +167,11 @@ def main() -> int:
 
 
 def _print(figures: dict[str, dict[str, float]], *, as_json: bool) -> None:
-    machine: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count()}
     if as_json:
-        print(json.dumps({"cpu_us_per_request": figures, **machine}))
+        print(json.dumps({"cpu_us_per_request": figures, "machine": machine.describe()}))
         return
     columns = list(next(iter(figures.values())))
-    table = Table("CPU per request, µs (ratio)", *columns, title=f"Calling a backend, Python {machine['python']}")
+    table = Table("CPU per request, µs (ratio)", *columns, title="Calling a backend")
     least = figures["our client, bare"]
     for name, row in figures.items():
         table.add_row(name, *(f"{row[column]:.0f} ({row[column] / least[column]:.2f})" for column in columns))
