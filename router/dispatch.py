@@ -21,8 +21,9 @@ __all__ = ["Answer", "Dispatcher", "Order"]
 class Dispatcher:
     """Makes the attempts of one policy. Build it inside a running event loop.
 
-    ``lanes`` is the way to each backend, by name. ``windows`` are context windows in tokens, where known. ``clock`` is
-    the event loop's.
+    ``lanes`` is the way to each backend, by name. ``windows`` are context windows in tokens, where known. ``hedges``
+    has, for models as requests name them, after how many seconds without content a second backend is asked. ``clock``
+    is the event loop's.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Dispatcher:
         self.windows: Mapping[str, int] = {
             name: window for name, lane in self.lanes.items() if (window := lane.backend.config.context_window)
         }
+        self.hedges: Mapping[str, float] = {name: after.total_seconds() for name, after in policy.hedge.items()}
         self.retries = policy.retries
         self._deadline = policy.timeouts.deadline.total_seconds()
 

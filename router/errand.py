@@ -36,9 +36,7 @@ _SLACK = 0.002
 class Order:
     """What to ask a backend: the path under its base URL, the client's body as JSON, and how the client wants it.
 
-    ``input_tokens`` is the request's estimated size: what is billed where a backend reports no usage. ``hedge`` is
-    after how many seconds without content a second backend is asked as well, and ``language`` that of the question,
-    for tiers that escalate answers in another one.
+    ``input_tokens`` is the request's estimated size: what is billed where a backend reports no usage.
     """
 
     path: str
@@ -46,8 +44,6 @@ class Order:
     stream: bool = False
     wants_usage: bool = False
     input_tokens: int = 0
-    hedge: float | None = None
-    language: str = "und"
 
 
 class Answer:
@@ -124,8 +120,9 @@ class Errand:
             if following.delay:
                 await asyncio.sleep(following.delay + _SLACK)
             try:
-                if self._order.hedge is not None and following.kind == "first":
-                    return await self._hedged(following.step, self._order.hedge)
+                hedge = dispatcher.hedges.get(str(self._order.body.get("model"))) if dispatcher.hedges else None
+                if hedge is not None and following.kind == "first":
+                    return await self._hedged(following.step, hedge)
                 return await self._attempt(self._least_bad(following.step))
             except UpstreamError as error:
                 self._errors.append(error)
@@ -246,7 +243,7 @@ class Errand:
     def _check(self, lane: Lane, answers: Sequence[Answered], answer: Answer) -> None:
         """Keep an answer that will not do, in case no better one comes. Raises `UpstreamError` of kind ``poor``."""
         assert lane.escalate is not None
-        asked = escalation.asked_of(self._order.body, self._order.language)
+        asked = escalation.asked_of(self._order.body)
         failed = shortcoming(answers, asked, lane.escalate)
         if failed is not None:
             self._poor = answer

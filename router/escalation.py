@@ -13,7 +13,7 @@ from policies.checks import Answered, Asked
 from router import sse
 
 
-def asked_of(body: Mapping[str, Any], language: str) -> Asked:
+def asked_of(body: Mapping[str, Any]) -> Asked:
     """What a chat request's body lays down. Never raises."""
     form = _mapping(body.get("response_format"))
     schema = _mapping(form.get("json_schema")).get("schema")
@@ -27,8 +27,16 @@ def asked_of(body: Mapping[str, Any], language: str) -> Asked:
         schema=schema if isinstance(schema, Mapping) else None,
         tools=tools,
         limited=bool(body.get("max_tokens") or body.get("max_completion_tokens")),
-        language=language,
+        language=detect(_question(body)),
     )
+
+
+def _question(body: Mapping[str, Any]) -> str:
+    """The text of the last message that is the user's."""
+    asked = [message for message in map(_mapping, _list(body.get("messages"))) if message.get("role") == "user"]
+    content = asked[-1].get("content") if asked else ""
+    parts = [_text(_mapping(part).get("text")) for part in _list(content)]
+    return _text(content) or " ".join(parts)
 
 
 def answers_of(body: bytes) -> list[Answered]:

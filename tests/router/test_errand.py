@@ -129,17 +129,12 @@ async def test_a_held_stream_that_breaks_off_falls_back() -> None:
     assert [attempt.error for attempt in trail] == ["cut", ""]
 
 
-def hedged(stream: bool, after: float) -> Order:
-    plain = order(stream)
-    return Order(plain.path, plain.body, stream, True, plain.input_tokens, hedge=after)
-
-
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_slow_backend_is_hedged_and_the_loser_cancelled_and_billed(stream: bool) -> None:
     trail: list[Attempt] = []
     async with Upstream(silent) as slow, Upstream(well) as quick:
-        settled = policy(slow.url, quick.url, timeouts={"answer": "5s", "first_token": "5s"})
-        found, _ = await ask(settled, hedged(stream, 0.02), trail)
+        settled = policy(slow.url, quick.url, hedge={"auto": "20ms"})
+        found, _ = await ask(settled, order(stream), trail)
         await slow.idle_at_once()
         assert slow.abandoned == 1
     assert found.step.backend == "b1"
@@ -150,7 +145,7 @@ async def test_a_slow_backend_is_hedged_and_the_loser_cancelled_and_billed(strea
 async def test_a_quick_backend_is_not_hedged(stream: bool) -> None:
     trail: list[Attempt] = []
     async with Upstream(well) as quick, Upstream(well) as spare:
-        found, _ = await ask(policy(quick.url, spare.url), hedged(stream, 2.0), trail)
+        found, _ = await ask(policy(quick.url, spare.url, hedge={"auto": "5s"}), order(stream), trail)
         assert not spare.requests
     assert found.step.backend == "b0"
     assert told(trail) == [("b0", "ok", "", 16_000)]
@@ -159,8 +154,13 @@ async def test_a_quick_backend_is_not_hedged(stream: bool) -> None:
 async def test_when_both_of_a_hedge_fail_the_rest_is_tried() -> None:
     trail: list[Attempt] = []
     async with Upstream(silent) as slow, Upstream(fail) as bad, Upstream(well) as good:
-        settled = policy(slow.url, bad.url, good.url, retries={"attempts": 0}, first={"timeouts": {"answer": "300ms"}})
-        found, _ = await ask(settled, hedged(False, 0.02), trail, 3)
+        settled = policy(
+            *(slow.url, bad.url, good.url),
+            retries={"attempts": 0},
+            first={"timeouts": {"answer": "300ms"}},
+            hedge={"auto": "20ms"},
+        )
+        found, _ = await ask(settled, order(False), trail, 3)
     assert found.step.backend == "b2"
     assert [(attempt.backend, attempt.error) for attempt in trail] == [
         ("b1", "server_error"), ("b0", "timeout"), ("b2", ""),
@@ -170,10 +170,10 @@ async def test_when_both_of_a_hedge_fail_the_rest_is_tried() -> None:
 async def test_leaving_a_hedged_request_cancels_both() -> None:
     trail: list[Attempt] = []
     async with Upstream(silent) as one, Upstream(silent) as two:
-        settled = policy(one.url, two.url, timeouts={"answer": "5s", "first_token": "5s"})
+        settled = policy(one.url, two.url, hedge={"auto": "10ms"})
         backends = open_backends(settled)
         dispatcher = Dispatcher(backends, settled)
-        client = asyncio.ensure_future(dispatcher.run(hedged(False, 0.01), decision(2), trail))
+        client = asyncio.ensure_future(dispatcher.run(order(False), decision(2), trail))
         async with asyncio.timeout(2):
             await one.busy()
             await two.busy()
@@ -211,4 +211,22 @@ ODD = [{}, {"tools": 7, "response_format": "x"}, {"tools": [None, {"function": {
 
 @pytest.mark.parametrize("body", ODD)
 def test_any_request_is_survived(body: dict[str, Any]) -> None:
-    assert asked_of(body, "en").tools == {}
+    assert asked_of(body).tools == {}
+
+
+@pytest.mark.parametrize("wrap", [str, lambda text: [{"type": "text", "text": text}]])
+def test_the_question_has_a_language(wrap: Any) -> None:
+    german = "Wie heißt die Hauptstadt von Frankreich, und wie viele Menschen leben dort?"
+    messages = [{"role": "user", "content": wrap(german)}, {"role": "assistant", "content": "The capital is Paris."}]
+    assert asked_of({"messages": messages}).language == "de"
+    assert asked_of({"messages": "nonsense"}).language == "und"
+
+
+async def test_only_models_named_are_hedged() -> None:
+    trail: list[Attempt] = []
+    async with Upstream(silent) as slow, Upstream(well) as quick:
+        settled = policy(
+            slow.url, quick.url, hedge={"fast": "1ms"}, first={"timeouts": {"answer": "100ms"}}, retries={"attempts": 0}
+        )
+        await ask(settled, order(False), trail)
+    assert [(attempt.backend, attempt.outcome) for attempt in trail] == [("b0", "timeout"), ("b1", "ok")]
