@@ -25,6 +25,7 @@ COMMANDS = {
     "classify": "classify prompts from standard input",
     "train": "train an artifact from scored rows",
     "evaluate": "evaluate routing on scored rows",
+    "advise": "say what fits on a GPU, what it costs at a load, and where owning it pays",
     "bench": "measure a backend as its users feel it, alone or against another",
 }
 

@@ -3,7 +3,7 @@
 Tells its metrics only with a flag, and nothing of its KV cache. Streams carry ``timings`` beside usage. Speculative
 counters exist only when a draft is loaded; the count of drafts and positions came later than the others. An answer
 begins only when a slot is free: what waits is "deferred". The window is per slot: ``--ctx-size`` by ``--parallel``.
-It promises to keep a connection alive and closes it after every stream, so a request sent right after one would be lost.
+It promises to keep a connection alive and closes it after every stream; a request sent right after one would be lost.
 """
 
 from router.engines.engine import Engine
