@@ -14,10 +14,14 @@ from router.dispatch import Dispatcher
 from router.engines import engine_of
 from router.engines.discovery import Discovery
 from router.engines.scrape import Scraper, views
+from router.health import keep_asking
 
 
 class Fleet:
-    """Scrapes the engines that have metrics, and models the prefix caches of tiers with more than one backend."""
+    """Scrapes the engines that have metrics, and models the prefix caches of tiers with more than one backend.
+
+    Asks backends whether they are well, where the policy says how often.
+    """
 
     def __init__(self, dispatcher: Dispatcher, policy: Policy) -> None:
         """Starts to scrape, so build it inside a running event loop."""
@@ -26,6 +30,8 @@ class Fleet:
         self._models = bool(shared)
         self.scrapers: Mapping[str, Scraper] = _scrapers(dispatcher, policy, self._affinity)
         self._tasks = [asyncio.create_task(scraper.run()) for scraper in self.scrapers.values()]
+        if policy.cooldown.ask is not None:
+            self._tasks.append(asyncio.create_task(keep_asking(dispatcher, policy.cooldown.ask.total_seconds())))
 
     def views(self) -> dict[str, EngineView]:
         """What is known now, by backend; those of which nothing fresh is known are left out."""
@@ -51,7 +57,7 @@ class Fleet:
         return {name: scraper.shown() for name, scraper in self.scrapers.items()}
 
     async def close(self) -> None:
-        """Stop scraping."""
+        """Stop scraping and asking."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

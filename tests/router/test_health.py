@@ -6,7 +6,8 @@ import pytest
 
 from router.backends import open_backends
 from router.dispatch import Dispatcher
-from router.health import ask, keep_asking
+from router.fleet import Fleet
+from router.health import ask
 from tests.faults.harness import decision, order, policy
 from tests.faults.speech import well
 from tests.faults.upstream import Upstream
@@ -43,16 +44,16 @@ async def test_a_backend_that_is_well_again_is_probed_by_the_next_request() -> N
             await backend.aclose()
 
 
-async def test_it_asks_until_it_is_cancelled() -> None:
-    settled = policy("http://127.0.0.1:9/v1")
+async def test_a_policy_says_how_often_until_its_fleet_is_closed() -> None:
+    settled = policy("http://127.0.0.1:9/v1", cooldown={"ask": "10ms"})
     backends = open_backends(settled)
     dispatcher = Dispatcher(backends, settled)
-    asking = asyncio.ensure_future(keep_asking(dispatcher, 0.01))
+    before = asyncio.all_tasks()
+    fleet = Fleet(dispatcher, settled)
     async with asyncio.timeout(2):
         while not dispatcher.cooling():  # noqa: ASYNC110
             await asyncio.sleep(0)
-    asking.cancel()
-    await asyncio.wait((asking,))
-    assert asking.cancelled()
+    await fleet.close()
+    assert asyncio.all_tasks() == before
     for backend in backends.values():
         await backend.aclose()
