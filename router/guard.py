@@ -28,6 +28,9 @@ _LOOKS = 4
 """How often a connection is looked at within the time that a head may take: no limit is passed by more than a quarter."""
 
 
+_HAS_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
 class Guarded(HttpToolsProtocol):
     """One connection of a client, within ``limits``."""
 
@@ -84,7 +87,12 @@ class Guarded(HttpToolsProtocol):
         self._await("head")
 
     def on_headers_complete(self) -> None:
-        """A whole head: what is called a header from here on is a trailer, and nobody's business."""
+        """A whole head: what is called a header from here on is a trailer, and nobody's business.
+
+        An upgrade's body would be taken for the next request, so there may be none: `ValueError` makes it a 400.
+        """
+        if self.parser.should_upgrade() and any(name in _HAS_BODY for name, _ in self.headers):
+            raise ValueError("an upgrade with a body")
         super().on_headers_complete()
         self._awaits = "body"
         self.headers = []
@@ -111,9 +119,12 @@ class Guarded(HttpToolsProtocol):
         self._unread_since = None
         super().resume_writing()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        self.cycle.keep_alive = False
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
-        self._refuse(400, "invalid_http", "The request is not HTTP/1.1 as it should be.")
+        self._refuse(400, "invalid_http", "The request is not HTTP/1.1 as it should be, or asks for more.")
 
     def _await(self, what: Literal["head", "body"]) -> None:
         self._awaits, self._since = what, self.loop.time()

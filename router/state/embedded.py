@@ -173,11 +173,16 @@ class EmbeddedStore:
                 return
 
     def _died(self) -> bool:
-        """Whether a server began here and is gone; False while it has not yet written down its process id."""
-        with suppress(OSError, ValueError):
-            os.kill(int((self._folder / "server.pid").read_text()), 0)
+        """Whether a server began here and is gone; False while it has not yet written down all of its process id."""
+        try:
+            process = int((self._folder / "server.pid").read_text())
+        except (OSError, ValueError):
             return False
-        return (self._folder / "server.pid").exists()
+        try:
+            os.kill(process, 0)
+        except OSError:
+            return True
+        return False
 
     def _last_words(self) -> str:
         try:
