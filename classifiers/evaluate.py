@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -36,11 +36,15 @@ class EvaluationError(ValueError):
 class Scored:
     """Predicted and actual success (n, models) of rows that have a score for every model, and their facts.
 
-    ``errors`` are standard errors of ``p``; ``cost`` (n, models) is in dollars, or in units where prices are unknown.
+    ``p`` ranks and chooses: one calibration for all rows, as an artifact has. ``honest`` is what calibration is judged
+    on: for held-out folds, calibrated on the other folds (ranking by that would be biased, since a fold whose models do
+    well lowers the others' intercepts and not its own). ``errors`` are standard errors of ``p``; ``cost`` (n, models)
+    is in dollars, or in units where prices are unknown.
     """
 
     models: tuple[str, ...]
     p: Array
+    honest: Array
     errors: Array
     y: Array
     cost: Array
@@ -110,7 +114,9 @@ def from_folds(
     tested = where[rows] >= 0
     rows, y = rows[tested], y[tested]
     z = held.logits[rows][:, [data.models.index(m) for m in models]]
-    p, errors = np.empty_like(z), np.empty_like(z)
+    scale, shift = calibrate(z, y)
+    p = sigmoid(z * scale + shift)
+    honest, errors = np.empty_like(z), np.empty_like(z)
     tasks = np.array(data.rows.tasks)[rows]
     for fold in np.unique(where[rows]):
         test = where[rows] == fold
@@ -118,9 +124,9 @@ def from_folds(
         scale, shift = calibrate(z[known], y[known])
         answer = z * scale + shift
         noise = task_noise(tasks[known].tolist(), y[known], answer[known])
-        p[test] = sigmoid(answer[test])
+        honest[test] = sigmoid(answer[test])
         errors[test] = (sigmoid(answer[test] + noise) - sigmoid(answer[test] - noise)) / 2
-    return _scored(data.rows, rows, models, p, errors, y, prices)
+    return replace(_scored(data.rows, rows, models, p, errors, y, prices), honest=honest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +190,10 @@ def calibration(scored: Scored, bootstrap: int = 200) -> dict[str, Any]:
     """ECE and Brier of each model's success."""
     return {
         model: {
-            "ece": _figure(lambda i, c=c: metrics.ece(scored.p[i, c], scored.y[i, c]), len(scored.y), bootstrap),
-            "brier": _figure(lambda i, c=c: metrics.brier(scored.p[i, c], scored.y[i, c]), len(scored.y), bootstrap),
+            "ece": _figure(lambda i, c=c: metrics.ece(scored.honest[i, c], scored.y[i, c]), len(scored.y), bootstrap),
+            "brier": _figure(
+                lambda i, c=c: metrics.brier(scored.honest[i, c], scored.y[i, c]), len(scored.y), bootstrap
+            ),
         }
         for c, model in enumerate(scored.models)
     }
@@ -288,6 +296,7 @@ def _scored(
     return Scored(
         models=tuple(models),
         p=p,
+        honest=p,
         errors=errors,
         y=y,
         cost=prices.cost(models, table.lengths[rows]),

@@ -47,8 +47,8 @@ def _frontier(axis: Any, scored: Scored) -> None:
 
 def _reliability(axis: Any, scored: Scored) -> None:
     for column, model in enumerate(scored.models[:2]):
-        order = np.array_split(np.argsort(scored.p[:, column], kind="stable"), 15)
-        predicted = [scored.p[i, column].mean() for i in order if len(i)]
+        order = np.array_split(np.argsort(scored.honest[:, column], kind="stable"), 15)
+        predicted = [scored.honest[i, column].mean() for i in order if len(i)]
         axis.plot(predicted, [scored.y[i, column].mean() for i in order if len(i)], "o-", label=model)
     axis.plot([0, 1], [0, 1], "--", color="grey")
     axis.set(xlabel="predicted success", ylabel="actual success", title="Reliability")

@@ -119,7 +119,7 @@ def test_a_slice_of_mmlu_without_an_encoder(quick: Corpus) -> None:
     small, large = found.y[:, 0], found.y[:, 1]
     assert metrics.apgr(gain, small, large) > 0.61
     assert metrics.apgr(gain, small, large) > metrics.apgr(found.lengths, small, large) + 0.02
-    assert metrics.ece(found.p[:, 0], small) < 0.06
+    assert metrics.ece(found.honest[:, 0], small) < 0.06
 
 
 @shared

@@ -72,7 +72,7 @@ def test_nothing_is_learnt_from_noise(tmp_path: Path) -> None:
     )
     gain = found.p[:, 1] - found.p[:, 0]
     assert np.abs(gain).mean() < 0.12
-    assert metrics.ece(found.p[:, 0], found.y[:, 0], bins=5) < 0.1
+    assert metrics.ece(found.honest[:, 0], found.y[:, 0], bins=5) < 0.1
 
 
 def test_a_row_is_never_judged_by_heads_that_saw_it(data: members.Corpus) -> None:
