@@ -15,7 +15,7 @@ from policies.addressing import Target, resolve
 from policies.conditions import Facts, Verdict
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal, standings
-from policies.money import expected_cost, price_of
+from policies.money import expected_cost
 from policies.objective import Option, assured, caution, choose, cost_order, expected_output_tokens, floor
 from policies.problems import listing
 from policies.schema import Budget, Objective, Policy, Rule
@@ -177,20 +177,20 @@ def _case(loaded: Loaded, features: Features, signals: Signals | None, view: Vie
     excluding = [rule for rule, verdict in rules if verdict.holds and rule.exclude is not None]
     standing = tuple(standings(policy, features, view, excluding, spent))
     options = {
-        tier: _option(policy, tier, order, standing, features, signals) for order, tier in enumerate(policy.tiers)
+        tier: _option(loaded, tier, order, standing, features, signals) for order, tier in enumerate(policy.tiers)
     }
     return _Case(policy, features, signals, view, rules, standing, options, tuple(over))
 
 
 def _option(
-    policy: Policy, tier: str, order: int, standing: Sequence[Standing], features: Features, signals: Signals | None
+    loaded: Loaded, tier: str, order: int, standing: Sequence[Standing], features: Features, signals: Signals | None
 ) -> Option:
     """Estimate one tier; its cost is that of its dearest backend able to serve, and unknown if one is unpriced."""
     within = [s for s in standing if s.tier == tier]
     costs: list[Decimal | None] = []
     for backend in [s.backend for s in within if s.able] or [s.backend for s in within]:
         output = expected_output_tokens(features, signals, backend.max_output_tokens)
-        cost = expected_cost(price_of(backend), features.input_tokens, output)
+        cost = expected_cost(loaded.prices[backend.name], features.input_tokens, output)
         costs.append(cost if isinstance(cost, Decimal) else None)
     known = [cost for cost in costs if cost is not None]
     return Option(tier, order, signals.success.get(tier) if signals else None, max(known) if known == costs else None)

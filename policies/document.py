@@ -17,6 +17,7 @@ from pydantic import SecretStr, ValidationError
 
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
+from policies.money import Price, price_of
 from policies.problems import PolicyErrors, Problem, hint
 from policies.references import reference_problems
 from policies.schema import Policy
@@ -37,6 +38,13 @@ class Loaded:
     hash: str
     warnings: tuple[Problem, ...]
     source: Source = field(repr=False)
+    prices: Mapping[str, Price | None] = field(init=False, repr=False, compare=False)
+    """Each backend's price by its name, worked out once."""
+
+    def __post_init__(self) -> None:
+        tiers = self.policy.tiers.values()
+        prices = {backend.name: price_of(backend) for tier in tiers for backend in tier.backends}
+        object.__setattr__(self, "prices", prices)
 
 
 def load(

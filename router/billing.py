@@ -15,7 +15,12 @@ def total_nanos(attempts: Sequence[Attempt]) -> int | None:
     return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
-def baseline_nanos(policy: Policy, usage: Usage) -> int | None:
-    """Nano-dollars that the baseline tier's first backend would have cost for this usage; None where it is unpriced."""
-    cost = money.cost(usage, money.price_of(policy.tiers[policy.baseline].backends[0]))
+def baseline_price(policy: Policy) -> money.Price | None:
+    """The price of the baseline tier: its first backend's."""
+    return money.price_of(policy.tiers[policy.baseline].backends[0])
+
+
+def baseline_nanos(price: money.Price | None, usage: Usage) -> int | None:
+    """Nano-dollars that the baseline tier would have cost for this usage; None where it is unpriced."""
+    cost = money.cost(usage, price)
     return None if cost is money.UNPRICED else money.nanos(cost)

@@ -42,4 +42,6 @@ def served_headers(
 
 def _printable(value: str) -> bytes:
     """A header value that no name in a policy or a prompt can break out of."""
-    return "".join(char if char.isprintable() else " " for char in value).encode("latin-1", "replace")
+    if not value.isprintable():
+        value = "".join(char if char.isprintable() else " " for char in value)
+    return value.encode("latin-1", "replace")

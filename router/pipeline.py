@@ -22,7 +22,7 @@ from policies.document import Loaded
 from policies.values import Attempt, Decision, Entry, Features, Outcome, Signals, Usage, View
 from router.admission import Admission
 from router.affinity import Trace
-from router.billing import baseline_nanos, total_nanos
+from router.billing import baseline_nanos, baseline_price, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import Exhausted, RequestError, to_openai
 from router.fleet import Fleet
@@ -115,6 +115,7 @@ class Pipeline:
         self._ledger = ledger
         self._admission = Admission(loaded, store)
         self._telemetry = telemetry
+        self._baseline_price = baseline_price(loaded.policy)
         self._timezone = ZoneInfo(loaded.policy.timezone)
         self._serving = 0
         self._retired = False
@@ -157,9 +158,7 @@ class Pipeline:
         """The answer as soon as it has begun, or the error that stands in for it."""
         request = exchange.request
         exchange.prompt = self.fleet.trace(request.body)
-        choice = exchange.choice = await self._admitted(
-            exchange, await self.choose(request.features, exchange.prompt)
-        )
+        choice = exchange.choice = await self._admitted(exchange, await self.choose(request.features, exchange.prompt))
         if (refusal := choice.decision.refusal) is not None:
             wait = {"retry-after": str(ceil(exchange.grant.retry_after))} if refusal.status == 429 else {}
             error = RequestError(refusal.status, refusal.code, refusal.message, refusal.param, headers=wait)
@@ -213,7 +212,7 @@ class Pipeline:
         costs = None
         if exchange.answer is not None and exchange.answer.whole is not None:
             usage = exchange.attempts[-1].usage or Usage()
-            costs = (total_nanos(exchange.attempts), baseline_nanos(self.loaded.policy, usage))
+            costs = (total_nanos(exchange.attempts), baseline_nanos(self._baseline_price, usage))
         return served_headers(
             exchange.id, exchange.choice.decision, exchange.choice.signals, exchange.answer, len(exchange.attempts),
             exchange.choice.classify_ms, exchange.added_ms(), costs,
@@ -244,7 +243,7 @@ class Pipeline:
             attempts=attempts,
             usage=usage,
             cost_nanos=total_nanos(attempts),
-            baseline_nanos=baseline_nanos(self.loaded.policy, usage),
+            baseline_nanos=baseline_nanos(self._baseline_price, usage),
             classify_ms=choice.classify_ms,
             overhead_ms=max(0.0, total_ms - exchange.waited_ms())
             if exchange.overhead_ms is None

@@ -3,65 +3,111 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from policies.values import EngineView, Entry
 from router.engines.metrics import EngineCollector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BOUNDS = (*map(str, map(float, _SECONDS)), "+Inf")
 
 
-class Telemetry:
+class _Counter(defaultdict[tuple[str, ...], float]):
+    """Sums by label values. Plain numbers: only the event loop's thread counts, so there is nothing to lock."""
+
+    def __init__(self, name: str, summary: str, labels: Sequence[str]) -> None:
+        super().__init__(float)
+        self._about = (name, summary, labels)
+
+    def family(self) -> Metric:
+        name, summary, labels = self._about
+        family = CounterMetricFamily(name, summary, labels=labels)
+        for values, total in self.items():
+            family.add_metric(values, total)
+        return family
+
+
+class _Histogram:
+    """Durations by label values."""
+
+    def __init__(self, name: str, summary: str, labels: Sequence[str] = ()) -> None:
+        self._about = (name, summary, labels)
+        self._counts: dict[tuple[str, ...], list[float]] = {(): [0.0] * (len(_BOUNDS) + 1)} if not labels else {}
+
+    def observe(self, labels: tuple[str, ...], milliseconds: float) -> None:
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = [0.0] * (len(_BOUNDS) + 1)
+        seconds = milliseconds / 1e3
+        counts[bisect_left(_SECONDS, seconds)] += 1
+        counts[-1] += seconds
+
+    def family(self) -> Metric:
+        name, summary, labels = self._about
+        family = HistogramMetricFamily(name, summary, labels=labels)
+        for values, (*counts, total) in self._counts.items():
+            family.add_metric(values, list(zip(_BOUNDS, accumulate(counts), strict=True)), total)
+        return family
+
+
+class Telemetry(Collector):
     """The metrics of one proxy, in a registry of its own."""
 
     def __init__(self, engines: Callable[[], Mapping[str, EngineView]] = dict) -> None:
         """``engines`` gives what is known of each engine when the metrics are asked for."""
-        self._registry = CollectorRegistry()
         labels = ("tier", "backend")
-        self._requests = self._counter("requests", "Requests answered.", (*labels, "outcome", "status"))
-        self._attempts = self._counter("attempts", "Calls made upstream.", (*labels, "error"))
-        self._tokens = self._counter("tokens", "Tokens used.", (*labels, "kind"))
-        self._cost = self._counter("cost_usd", "Dollars spent.", labels)
-        self._unpriced = self._counter("unpriced_requests", "Requests without a known price.", labels)
-        self._classify = self._histogram("tierwise_classify_seconds", "Time to signals.")
-        self._overhead = self._histogram("tierwise_overhead_seconds", "Time that the proxy itself added.")
-        self._ttft = self._histogram("gen_ai_server_time_to_first_token_seconds", "Time to first token.", labels)
-        self._total = self._histogram("gen_ai_server_request_duration_seconds", "Time to the last byte.", labels)
-        self._in_flight = Gauge("tierwise_in_flight", "Requests being answered.", registry=self._registry)
+        self._requests = _Counter("tierwise_requests", "Requests answered.", (*labels, "outcome", "status"))
+        self._attempts = _Counter("tierwise_attempts", "Calls made upstream.", (*labels, "error"))
+        self._tokens = _Counter("tierwise_tokens", "Tokens used.", (*labels, "kind"))
+        self._cost = _Counter("tierwise_cost_usd", "Dollars spent.", labels)
+        self._unpriced = _Counter("tierwise_unpriced_requests", "Requests without a known price.", labels)
+        self._classify = _Histogram("tierwise_classify_seconds", "Time to signals.")
+        self._overhead = _Histogram("tierwise_overhead_seconds", "Time that the proxy itself added.")
+        self._ttft = _Histogram("gen_ai_server_time_to_first_token_seconds", "Time to first token.", labels)
+        self._total = _Histogram("gen_ai_server_request_duration_seconds", "Time to the last byte.", labels)
+        self._in_flight = 0
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
         self._registry.register(EngineCollector(engines))
         self._state = Gauge("tierwise_ready", "1 where this part is ready.", ("part",), registry=self._registry)
 
-    def _counter(self, name: str, summary: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"tierwise_{name}", summary, labels, registry=self._registry)
-
-    def _histogram(self, name: str, summary: str, labels: tuple[str, ...] = ()) -> Histogram:
-        return Histogram(name, summary, labels, buckets=_SECONDS, registry=self._registry)
+    def collect(self) -> Iterator[Metric]:
+        """What has been counted, when the metrics are asked for."""
+        yield GaugeMetricFamily("tierwise_in_flight", "Requests being answered.", self._in_flight)
+        counters = (self._requests, self._attempts, self._tokens, self._cost, self._unpriced)
+        for counted in (*counters, self._classify, self._overhead, self._ttft, self._total):
+            yield counted.family()
 
     def arrived(self) -> None:
         """A request came in."""
-        self._in_flight.inc()
+        self._in_flight += 1
 
     def left(self, entry: Entry) -> None:
         """A request ended; its entry says how."""
-        self._in_flight.dec()
+        self._in_flight -= 1
         labels = (entry.tier, entry.backend)
-        self._requests.labels(*labels, entry.outcome, str(entry.status)).inc()
+        self._requests[*labels, entry.outcome, str(entry.status)] += 1
         for attempt in entry.attempts:
-            self._attempts.labels(attempt.tier, attempt.backend, attempt.error).inc()
-        self._tokens.labels(*labels, "input").inc(entry.usage.input_tokens)
-        self._tokens.labels(*labels, "output").inc(entry.usage.output_tokens)
+            self._attempts[attempt.tier, attempt.backend, attempt.error] += 1
+        self._tokens[*labels, "input"] += entry.usage.input_tokens
+        self._tokens[*labels, "output"] += entry.usage.output_tokens
         if entry.cost_nanos is None:
-            self._unpriced.labels(*labels).inc()
+            self._unpriced[labels] += 1
         else:
-            self._cost.labels(*labels).inc(entry.cost_nanos / 1e9)
-        self._classify.observe(entry.classify_ms / 1e3)
-        self._overhead.observe(entry.overhead_ms / 1e3)
-        self._total.labels(*labels).observe(entry.total_ms / 1e3)
+            self._cost[labels] += entry.cost_nanos / 1e9
+        self._classify.observe((), entry.classify_ms)
+        self._overhead.observe((), entry.overhead_ms)
+        self._total.observe(labels, entry.total_ms)
         if entry.ttft_ms is not None:
-            self._ttft.labels(*labels).observe(entry.ttft_ms / 1e3)
+            self._ttft.observe(labels, entry.ttft_ms)
 
     def ready(self, part: str, holds: bool) -> None:
         """Record whether a part (``store``, ``classifier``, ``policy``) is ready."""

@@ -10,7 +10,7 @@ from policies import money
 from policies.addressing import backends
 from policies.schema import Policy
 from policies.values import Attempt, Entry
-from router.billing import baseline_nanos, total_nanos
+from router.billing import baseline_nanos, baseline_price, total_nanos
 from router.ledger import codec
 from router.ledger.sums import merge_packed, pack_entries
 
@@ -27,20 +27,21 @@ def repriced_sums(bodies: Iterable[bytes], policy: Policy) -> list[tuple[int, st
     for _, backend in backends(policy):
         prices.setdefault(backend.model, money.price_of(backend))
     prices |= {backend.name: money.price_of(backend) for _, backend in backends(policy)}
-    repriced = (_repriced(codec.decode(body), policy, prices) for body in bodies)
+    baseline = baseline_price(policy)
+    repriced = (_repriced(codec.decode(body), baseline, prices) for body in bodies)
     sums: dict[tuple[int, str], bytes] = {}
     while chunk := list(islice(repriced, _AT_ONCE)):
         sums = merge_packed(sums, pack_entries(chunk))
     return [(hour, name, packed) for (hour, name), packed in sums.items()]
 
 
-def _repriced(entry: Entry, policy: Policy, prices: dict[str, money.Price | None]) -> Entry:
+def _repriced(entry: Entry, baseline: money.Price | None, prices: dict[str, money.Price | None]) -> Entry:
     attempts = tuple(replace(attempt, cost_nanos=_cost(attempt, prices)) for attempt in entry.attempts)
     return replace(
         entry,
         attempts=attempts,
         cost_nanos=total_nanos(attempts),
-        baseline_nanos=baseline_nanos(policy, entry.usage),
+        baseline_nanos=baseline_nanos(baseline, entry.usage),
     )
 
 
