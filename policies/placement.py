@@ -20,6 +20,9 @@ from policies.values import EngineView, Features, Session, View
 RUNNING_MS = 15.0
 """How much later the next request begins for each one at work: its share of a batch's step and of prefill."""
 
+CROWD = 16
+"""Requests at work that double what each of them adds: batches slow down as they grow, before anything waits."""
+
 WAITING_MS = 250.0
 """The same for each one that waits in the engine's queue, where its throughput is not known."""
 
@@ -38,8 +41,8 @@ PREEMPTION_MS = 2_000.0
 PREFILL_TOKENS_PER_SECOND = 5_000.0
 """Prompt tokens computed in a second where the engine does not say: about a 7B model on one L4-class GPU."""
 
-USD_PER_SECOND = 0.002
-"""Dollars that a second of waiting is worth, when it is weighed against the price of a prefix: about 7 an hour."""
+USD_PER_SECOND = 0.005
+"""Dollars that a second of waiting is worth, when it is weighed against the price of a prefix: 18 an hour."""
 
 STAY_MS = 200.0
 """What a session's move must gain beyond all that it loses, so that noise moves none."""
@@ -71,17 +74,19 @@ def standpoints(
     if len(backends) == 1:
         return [Standpoint(backends[0].name, False, 0.0, 0, 0.0, 0.0)]
     engines = [view.engines.get(backend.name, EngineView()) for backend in backends]
-    waiting, elsewhere, kv_use = (
-        _filled([getattr(engine, name) for engine in engines]) for name in ("waiting", "elsewhere", "kv_use")
-    )
+    in_flight = [view.in_flight.get(backend.name, 0) for backend in backends]
+    waiting = _filled([_waiting(engine, ours) for engine, ours in zip(engines, in_flight, strict=True)])
+    elsewhere, kv_use = (_filled([_known(getattr(e, name)) for e in engines]) for name in ("elsewhere", "kv_use"))
     warm = [_warm(backend.name, features, view, session) for backend in backends]
     warmest = max(warm, default=0)
     found = []
     for place, (backend, engine) in enumerate(zip(backends, engines, strict=True)):
-        ours = view.in_flight.get(backend.name, 0)
-        wait = RUNNING_MS * (ours + elsewhere[place]) + _turn_ms(engine) * waiting[place]
+        ours = in_flight[place]
+        here = ours + elsewhere[place]
+        wait = RUNNING_MS * here * (1 + here / CROWD) + _turn_ms(engine) * waiting[place]
         wait += PREEMPTION_MS * min(1.0, max(0.0, kv_use[place] - PRESSED) / (1 - PRESSED))
         lost_ms, lost_usd = _loss(backend, engine, warmest - warm[place])
+        lost_ms *= 1 + waiting[place]
         found.append(Standpoint(backend.name, ours >= backend.max_in_flight, wait, warm[place], lost_ms, lost_usd))
     return found
 
@@ -121,12 +126,22 @@ def _warm(backend: str, features: Features, view: View, session: Session | None)
     return max(0, min(warm, features.input_tokens))
 
 
-def _filled(told: Sequence[float | None]) -> list[float]:
+def _filled(known: Sequence[float | None]) -> list[float]:
     """Put the mean of what is known in the place of what is not; zero only where nobody knows."""
-    known = [_known(value) for value in told]
     numbers = [value for value in known if value is not None]
     mean = math.fsum(numbers) / len(numbers) if numbers else 0.0
     return [mean if value is None else value for value in known]
+
+
+def _waiting(engine: EngineView, ours: int) -> float | None:
+    """How many wait there by now: as told, moved by what this proxy has sent there and got back since.
+
+    Without that, all would flee for as long as the reading is old from an engine that had a queue for a moment.
+    """
+    waiting, running, elsewhere = _known(engine.waiting), _known(engine.running), _known(engine.elsewhere)
+    if not waiting or running is None or elsewhere is None:
+        return waiting
+    return max(0.0, waiting + ours - max(0.0, waiting + running - elsewhere))
 
 
 def _known(value: float | None) -> float | None:

@@ -66,6 +66,23 @@ def test_an_engine_that_says_nothing_is_taken_to_be_like_its_peers() -> None:
     assert first(a_view(engines=loaded, in_flight={"a": 1, "b": 1})) == "c"
 
 
+def test_a_queue_is_moved_by_what_was_sent_and_came_back_since() -> None:
+    told = {
+        "a": EngineView(waiting=4, running=6, elsewhere=0),
+        "b": EngineView(waiting=1, running=6, elsewhere=0),
+        "c": EngineView(waiting=4, running=6, elsewhere=0),
+    }
+    then = {"a": 7, "b": 7, "c": 7}
+    assert first(a_view(engines=told, in_flight={"a": 10, "b": 7, "c": 10})) == "b"
+    assert first(a_view(engines=told, in_flight=then | {"a": 6, "b": 7})) == "a"
+
+
+def test_computing_anew_also_holds_up_those_who_wait_there() -> None:
+    told = {"a": EngineView(waiting=4), "b": EngineView(waiting=9), "c": EngineView(waiting=9)}
+    assert first(a_view(engines=told, warm={"b": 1_000})) == "a"
+    assert first(a_view(engines=told, warm={"b": 2_000})) == "b"
+
+
 OWN = Session("small", "b")
 
 
