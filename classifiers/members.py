@@ -59,6 +59,7 @@ class Settings:
     vector: Penalty = field(default_factory=lambda: Penalty(10.0, 20.0))
     growth: Growth = field(default_factory=Growth)
     domain_penalty: float = 10.0
+    ngram_domain_penalty: float = 0.3
     shrink: float = 5.0
     """Rows' worth of prior on a cluster's mean."""
 

@@ -197,7 +197,6 @@ def _fit_domains(data: Corpus, look: str, settings: Settings) -> Array:
         xs.append(design_of(table, look, rows))
         ys.append(y)
         ws.append(share / share.sum() * 4000)
+    penalty = settings.ngram_domain_penalty if look == "lexical" else settings.domain_penalty
     x = sparse.vstack(xs, format="csr") if look == "lexical" else np.concatenate(xs)
-    return fit_softmax(
-        x, np.concatenate(ys), np.concatenate(ws).astype(np.float32), len(DOMAINS), settings.domain_penalty
-    )
+    return fit_softmax(x, np.concatenate(ys), np.concatenate(ws).astype(np.float32), len(DOMAINS), penalty)
