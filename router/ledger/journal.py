@@ -74,7 +74,6 @@ class Journal:
 
     def start(self) -> None:
         """Open the file and begin. Raises `OSError` or `sqlite3.Error` when the file cannot be made."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._open_file(self.path).close()
         self._thread.start()
 

@@ -92,6 +92,8 @@ class JournalFile:
         """Open ``path``. Raises `FileNotFoundError` when it is not there and must not be made, `sqlite3.Error` else."""
         if not create and not path.is_file():
             raise FileNotFoundError(f"no journal at {path}")
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         try:

@@ -89,13 +89,13 @@ class Ledger:
 
     @property
     def backlog(self) -> int:
-        """Commits in the journal that the store is not known to have applied."""
+        """Commits in the journal that the store is not known to have applied, as of the last tick."""
         return self._shipper.backlog if self._shipper is not None else 0
 
     async def start(self) -> None:
         """Open the journal and begin shipping. Raises `OSError` or `sqlite3.Error` when the journal cannot be made."""
+        self._shipper = await asyncio.to_thread(Shipper, self._journal.path, self._store, self._keep)
         await asyncio.to_thread(self._journal.start)
-        self._shipper = Shipper(self._journal.path, self._store, self._keep)
         self._shipping = asyncio.create_task(self._ship_until_stopped(), name="shipping")
 
     async def stop(self) -> None:
@@ -124,6 +124,7 @@ class Ledger:
                 if answered:
                     await self._shipper.ship()
                 pause = self._every if answered else min(2 * pause, _LONGEST_PAUSE)
+                await self._shipper.count()
                 await self._shipper.keep_small()
             except StoreAway:
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -31,20 +31,29 @@ class Shipper:
     """Ships one journal file, and keeps it small."""
 
     def __init__(self, path: Path, store: RedisStore, keep: LedgerSettings) -> None:
-        """Raises `sqlite3.Error` when the file cannot be opened."""
+        """Take charge if nobody else has, before anything is written: it then stands in a chapter of our own.
+
+        Raises `OSError` or `sqlite3.Error` when the file cannot be opened.
+        """
         self._file = JournalFile(path)
         self._store = store
         self._keep = keep
         self._lock: IO[bytes] | None = None
         self._applied: dict[str, int] = {}
         self._knows = False
+        self._backlog = 0
         self._upkeep_at = time() + _UPKEEP_SECONDS
         self._compact_at = time() + _UPKEEP_SECONDS
+        self._in_charge()
 
     @property
     def backlog(self) -> int:
-        """Commits that the store is not known to have applied."""
-        return self._file.backlog(self._applied)
+        """Commits that the store is not known to have applied, at the last count."""
+        return self._backlog
+
+    async def count(self) -> None:
+        """Count the backlog."""
+        self._backlog = await asyncio.to_thread(self._file.backlog, self._applied)
 
     async def ship(self) -> None:
         """Send everything the store has not applied; with nothing new, see that it still has the rest.
@@ -65,10 +74,12 @@ class Shipper:
     async def drain(self) -> None:
         """Ship until nothing is left, or the store is away. Another worker may be in charge for a moment yet."""
         with suppress(StoreAway):
-            await self.ship()
-            while self.backlog:
-                await asyncio.sleep(_OTHERS_SECONDS)
+            while True:
                 await self.ship()
+                await self.count()
+                if not self._backlog:
+                    return
+                await asyncio.sleep(_OTHERS_SECONDS)
 
     async def keep_small(self) -> None:
         """Once a minute, fold sums and let go of old entries; a few times a day, compact the store's oldest days.
