@@ -10,6 +10,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import ray
 from numpy.typing import NDArray
 
 from classifiers.artifact import save
-from classifiers.datasets import Row, parse, sha256
+from classifiers.datasets import Row, read_lines, sha256
 from classifiers.embed import Encodes
 from classifiers.features import reading
 from classifiers.train import Settings, train
@@ -36,7 +37,7 @@ class Worker:
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Encode the texts of a batch of lines, each as `tierwise train` would read it."""
-        texts = [reading(parse(str(line).encode(), "a row").features) for line in batch["text"]]
+        texts = [reading(row.features) for row in parsed(batch["text"])]
         vectors = {look: np.asarray(encoder.encode(texts), np.float32) for look, encoder in self._encoders.items()}
         return {"text": batch["text"], **vectors}
 
@@ -77,14 +78,16 @@ def rows(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         num_gpus=gpus,
     )
-    number = 0
     for batch in encoded.iter_batches(batch_size=BATCH):
-        read = [parse(str(line).encode(), f"row {number + i}") for i, line in enumerate(batch["text"], 1)]
-        texts = [reading(row.features) for row in read]
+        read = parsed(batch["text"])
         for look, encoder in received.items():
-            encoder.learn(texts, batch[look])
-        number += len(read)
+            encoder.learn([reading(row.features) for row in read], batch[look])
         yield from read
+
+
+def parsed(lines: NDArray[Any]) -> list[Row]:
+    """The rows of some lines. Raises `DataError` as `read` does."""
+    return list(read_lines(BytesIO("\n".join(lines).encode()), "a batch of rows"))
 
 
 def main() -> None:
