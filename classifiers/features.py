@@ -12,6 +12,7 @@ from math import log1p
 from typing import Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from classifiers.language import detect
@@ -31,6 +32,7 @@ def extract(
     *,
     key_id: str = "anonymous",
     allowed: tuple[str, ...] | None = None,
+    reads_text: bool = True,
     headers: Mapping[str, str] = _EMPTY,
     conversation: str = "",
 ) -> Features:
@@ -38,7 +40,8 @@ def extract(
 
     ``text`` holds what users wrote, oldest first, trimmed to `MAX_TEXT` characters with the newest turns kept; tool
     output, system text and the assistant's own words never enter it. ``input_tokens`` leans high (see
-    `estimate_tokens`) and covers everything that would be sent, tools and schemas included.
+    `estimate_tokens`) and covers everything that would be sent, tools and schemas included. Language and code are not
+    looked for unless ``reads_text``.
     """
     messages = [m for m in _list(body.get("messages")) if isinstance(m, Mapping)]
     user = [_text(m.get("content")) for m in messages if m.get("role") == "user"]
@@ -58,8 +61,8 @@ def extract(
         max_output_tokens=_positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens")),
         choices=_positive(body.get("n")) or 1,
         stream=body.get("stream") is True,
-        language=detect(last if len(last) > 20 else text),
-        has_code=looks_like_code(text),
+        language=detect(last if len(last) > 20 else text) if reads_text else "und",
+        has_code=reads_text and looks_like_code(text),
         has_tools=tools,
         has_images=images > 0,
         requires=_requires(body, messages, parts, tools),
@@ -149,9 +152,11 @@ _BLOB_CHARS_PER_TOKEN: Final = 400
 
 def estimate_tokens(text: str) -> int:
     """Estimated tokens of a text, leaning high, from byte classes alone: one linear pass, any script."""
-    if not text:
-        return 0
-    counts = np.bincount(np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8), minlength=256)
+    return _tokens(text.encode("utf-8", "surrogatepass")) if text else 0
+
+
+def _tokens(raw: bytes) -> int:
+    counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
     return int(np.ceil(counts @ _TOKEN_WEIGHTS))
 
 
@@ -181,8 +186,15 @@ def _content_tokens(content: object) -> int:
     return total + sum(estimate_tokens(p) for p in _list(content) if isinstance(p, str))
 
 
-def _json_tokens(value: object) -> int:
-    return sum(estimate_tokens(s) + 2 for s in _strings(value))
+def _json_tokens(values: Sequence[object]) -> int:
+    """Estimated tokens of values as JSON: written and counted as a whole, however many they are made of."""
+    given = [value for value in values if value is not None]
+    if not given:
+        return 0
+    try:
+        return _tokens(orjson.dumps(given))
+    except orjson.JSONEncodeError:
+        return sum(estimate_tokens(text) + 2 for text in _strings(given))
 
 
 def _strings(value: object) -> Iterator[str]:

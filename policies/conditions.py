@@ -315,3 +315,13 @@ PREDICATES: Mapping[str, Predicate] = {
 def headers_read(whens: Iterable[When]) -> frozenset[str]:
     """Name every request header, in lower case, that these conditions look at."""
     return frozenset(name for when in whens for inner in when.nested() for name in inner.header or ())
+
+
+def texts_read(whens: Iterable[When]) -> bool:
+    """Say whether any of these conditions looks at a request's language, at whether it has code, or at a signal."""
+    asks = (
+        inner.language or inner.has_code is not None or inner.asks_signals()
+        for when in whens
+        for inner in when.nested()
+    )
+    return any(asks)

@@ -13,6 +13,8 @@ from policies.values import Decision, Features, Signals, Step, View
 from router.ledger.budgets import Amount, Claim, Grant, claims
 from router.state.store import Store
 
+_NO_GRANT = Grant()
+
 
 class Admission:
     """Reserves under one policy."""
@@ -30,8 +32,8 @@ class Admission:
         When the dearest step does not fit but the first does, those dearer than the first are dropped from the plan.
         A budget that downgrades is still charged. The grant of a refused request says when to come back.
         """
-        grant = Grant()
-        while decision.refusal is None and (due := budgets_for(self._loaded, features, signals, view)):
+        grant = _NO_GRANT
+        while self._loaded.policy.budgets and decision.refusal is None and (due := budgets_for(self._loaded, features, signals, view)):
             amounts = {step: self._claims(due, features, view, (step,)) for step in decision.steps}
             first = _dearest(amounts[decision.steps[0]])
             affordable = tuple(step for step in decision.steps if _dearest(amounts[step]) <= first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,11 +20,14 @@ from router.gate import KEY
 from router.responses import error_response, json_response
 
 if TYPE_CHECKING:
+    from router.pipeline import Served
     from router.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
 _LONGEST_NUMBER = 18
+_UNWATCHED = 0.02
+"""Seconds for which a client's hang-up goes unnoticed."""
 
 
 def _fields(value: Decision) -> dict[str, object]:
@@ -46,10 +48,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
     Raises `RequestError`: 413 past ``limit`` bytes, 415 for a compressed body, which is never unpacked.
     """
-    too_large = RequestError(413, "body_too_large", f"The body is larger than the {limit} bytes this proxy accepts.")
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and (len(value) > _LONGEST_NUMBER or int(value) > limit):
-            raise too_large
+            raise _too_large(limit)
         if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
             raise RequestError(415, "unsupported_encoding", "Send the body as it is: compressed ones are not accepted.")
     chunks, size = [], 0
@@ -60,9 +61,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:
-            raise too_large
+            raise _too_large(limit)
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, "body_too_large", f"The body is larger than the {limit} bytes this proxy accepts.")
 
 
 def read_headers(scope: Scope) -> dict[str, str]:
@@ -73,19 +78,20 @@ def read_headers(scope: Scope) -> dict[str, str]:
 class Connection:
     """Watches for the client's hang-up while a request is worked on, and cancels the work when it comes.
 
-    Leaving the block by that cancellation raises `ClientGone` in its place.
+    It begins to look after `_UNWATCHED` seconds: most answers are there by then and need no task to wait beside them.
     """
 
     def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
-
-    async def __aenter__(self) -> Connection:
+        """Watch over the task that this is called in."""
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
+        self._receive, self._task = receive, task
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(_UNWATCHED, self._begin)
+
+    def _begin(self) -> None:
         self._watcher = asyncio.create_task(self._watch())
-        return self
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -93,14 +99,15 @@ class Connection:
         self._gone = True
         self._task.cancel()
 
-    def last_message(self) -> None:
-        """The answer is complete with the next message: a hang-up after it cancels nothing."""
-        self._watcher.cancel()
+    def close(self) -> None:
+        """Look no longer: a hang-up from now on cancels nothing."""
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watcher.cancel()
-        if kind is asyncio.CancelledError and self._gone and self._task.uncancel() == 0:
-            raise ClientGone from None
+    def lost(self) -> bool:
+        """Whether the client's hang-up, and nothing else, is what cancelled the task."""
+        return self._gone and self._task.uncancel() == 0
 
 
 class ChatCompletions:
@@ -110,19 +117,33 @@ class ChatCompletions:
         """Answer one request."""
         arrived = perf_counter()
         proxy: Proxy = scope["app"].state.proxy
-        with contextlib.suppress(ClientGone):
-            try:
-                raw = await read_body(scope, receive, proxy.policy.limits.body_bytes)
-                request = proxy.read_chat(raw, read_headers(scope), scope[KEY])
-            except RequestError as error:
-                await error_response(error)(scope, receive, send)
-                return
-            async with Connection(receive) as connection, proxy.pipeline.serve(request, arrived) as served:
-                await send({"type": "http.response.start", "status": served.status, "headers": served.headers})
-                async for chunk in served.body:
+        try:
+            raw = await read_body(scope, receive, proxy.policy.limits.body_bytes)
+            request = proxy.read_chat(raw, read_headers(scope), scope[KEY])
+        except RequestError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        except ClientGone:
+            return
+        connection = Connection(receive)
+
+        async def deliver(served: Served) -> None:
+            await send({"type": "http.response.start", "status": served.status, "headers": served.headers})
+            last = served.body
+            if not isinstance(last, bytes):
+                async for chunk in last:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                connection.last_message()
-                await send({"type": "http.response.body", "body": b""})
+                last = b""
+            connection.close()
+            await send({"type": "http.response.body", "body": last})
+
+        try:
+            await proxy.pipeline.serve(request, arrived, deliver)
+        except asyncio.CancelledError:
+            if not connection.lost():
+                raise
+        finally:
+            connection.close()
 
 
 async def route(request: Request) -> Response:

@@ -6,17 +6,17 @@ A `Pipeline` serves one policy; a reload builds another and swaps it in, so that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import ceil
 from random import random
+from secrets import token_hex
 from time import perf_counter, time
-from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-from policies.conditions import headers_read
+from policies.addressing import Target, resolve
+from policies.conditions import headers_read, texts_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
 from policies.values import Attempt, Decision, Entry, Features, Outcome, Signals, Usage, View
@@ -35,6 +35,17 @@ from router.telemetry import Telemetry
 from router.wire import ChatRequest
 
 
+def _fresh_ids(at_once: int = 256) -> Iterator[str]:
+    """Ids that nobody can guess, 128 random bits each; the system is asked for many at a time."""
+    while True:
+        noise = token_hex(16 * at_once)
+        for start in range(0, len(noise), 32):
+            yield noise[start : start + 32]
+
+
+_ids = _fresh_ids()
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A decision with what it was made from, so that it can be shown, explained and replayed."""
@@ -48,11 +59,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What goes out to the client: status, headers as ASGI has them, and a body to be iterated once."""
+    """What goes out to the client: status, headers as ASGI has them, and a body, whole or to be iterated once."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    body: AsyncIterator[bytes]
+    body: bytes | AsyncIterator[bytes]
 
 
 @dataclass(slots=True)
@@ -61,7 +72,7 @@ class _Exchange:
 
     request: ChatRequest
     arrived: float
-    id: str = field(default_factory=lambda: uuid4().hex)
+    id: str = field(default_factory=lambda: next(_ids))
     at: float = field(default_factory=time)
     choice: Choice | None = None
     grant: Grant = field(default_factory=Grant)
@@ -109,6 +120,7 @@ class Pipeline:
         self.reader = reader
         conditions = [rule.when for rule in loaded.policy.rules] + [budget.when for budget in loaded.policy.budgets]
         self.headers_read = headers_read(conditions)
+        self._texts_matter = texts_read(conditions)
         self.dispatcher = dispatcher
         self.fleet = fleet
         self._store = store
@@ -121,6 +133,11 @@ class Pipeline:
         self._retired = False
         self._idle = asyncio.Event()
 
+    def reads_text(self, model: str) -> bool:
+        """Whether the language of a request's text, or code in it, matters where ``model`` is this."""
+        target = resolve(self.loaded.policy, model)
+        return self._texts_matter or (isinstance(target, Target) and target.kind == "auto")
+
     async def choose(self, features: Features, prompt: Trace = ()) -> Choice:
         """Decide where a request would go, without calling anyone."""
         view = await self._view(features, prompt)
@@ -129,17 +146,16 @@ class Pipeline:
             signals, classify_ms = await self.reader.read(self.loaded, features, view)
         return Choice(features, signals, view, decide(self.loaded, features, signals, view), classify_ms)
 
-    @asynccontextmanager
-    async def serve(self, request: ChatRequest, arrived: float) -> AsyncIterator[Served]:
+    async def serve(self, request: ChatRequest, arrived: float, deliver: Callable[[Served], Awaitable[None]]) -> None:
         """Answer one request. Its entry is written on the way out, however that comes about.
 
-        ``arrived`` is when the request came in, on `time.perf_counter`.
+        ``arrived`` is when the request came in, on `time.perf_counter`; ``deliver`` sends what is served to the client.
         """
         exchange = _Exchange(request, arrived)
         self._serving += 1
         self._telemetry.arrived()
         try:
-            yield await self._answer(exchange)
+            await deliver(await self._answer(exchange))
             if exchange.answer is not None:
                 await exchange.answer.aclose()
                 exchange.status, exchange.outcome = 200, exchange.attempts[-1].outcome
@@ -177,7 +193,7 @@ class Pipeline:
         headers = [(b"content-type", answer.content_type.encode("latin-1")), *self._headers(exchange)]
         if answer.whole is not None:
             headers.append((b"content-length", str(len(answer.whole)).encode()))
-            return Served(200, headers, _once(answer.whole))
+            return Served(200, headers, answer.whole)
         headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         return Served(200, headers, answer.body)
 
@@ -185,14 +201,14 @@ class Pipeline:
         view, decision, exchange.grant = await self._admission.admit(
             exchange.id, choice.features, choice.signals, choice.view, choice.decision
         )
-        return replace(choice, view=view, decision=decision)
+        return choice if decision is choice.decision else replace(choice, view=view, decision=decision)
 
     def _failed(self, exchange: _Exchange, error: RequestError | Exhausted, outcome: Outcome) -> Served:
         exchange.status, extra, body = to_openai(error)
         exchange.outcome = outcome
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in extra.items()]
-        return Served(exchange.status, [*headers, *self._headers(exchange)], _once(body))
+        return Served(exchange.status, [*headers, *self._headers(exchange)], body)
 
     async def _view(self, features: Features, prompt: Trace) -> View:
         policy = self.loaded.policy
@@ -275,7 +291,3 @@ class Pipeline:
         await self.fleet.close()
         for lane in self.dispatcher.lanes.values():
             await lane.backend.aclose()
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body

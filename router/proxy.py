@@ -75,9 +75,12 @@ class Proxy:
     def read_chat(self, raw: bytes, headers: Mapping[str, str], key: Key | None) -> wire.ChatRequest:
         """Check a chat body under the policy in force. Raises `RequestError`."""
         client = wire.Client(key.id, key.allowed) if key is not None else wire.Client(wire.key_id(headers))
-        policy, seen = self.policy, self.pipeline.headers_read
+        policy, pipeline = self.policy, self.pipeline
         steering = headers if policy.auth.trusts(client.id) else {}
-        return wire.read_chat(raw, steering, client, seen=seen, session_header=policy.session.header)
+        return wire.read_chat(
+            raw, steering, client,
+            seen=pipeline.headers_read, session_header=policy.session.header, reads_text=pipeline.reads_text,
+        )  # fmt: skip
 
     def model_names(self, key: Key | None) -> list[str]:
         """Every name that a request with this key may ask for."""

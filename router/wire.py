@@ -17,6 +17,10 @@ from router.errors import RequestError
 
 _BEARER = "bearer "
 _LONGEST_MODEL = 256
+_MOST_PARTS = 10_000
+_MOST_CONTAINERS = 1_000_000
+"""Arrays and objects in a body: each takes some 60 bytes and its share of an event loop's time, if it is but ``[]``."""
+
 _DEEPEST = 250
 """Levels of nesting that can be written again as well as read."""
 
@@ -51,12 +55,19 @@ def key_id(headers: Mapping[str, str]) -> str:
 
 
 def read_chat(
-    raw: bytes, headers: Mapping[str, str], client: Client, *, seen: frozenset[str], session_header: str
+    raw: bytes,
+    headers: Mapping[str, str],
+    client: Client,
+    *,
+    seen: frozenset[str],
+    session_header: str,
+    reads_text: Callable[[str], bool],
 ) -> ChatRequest:
     """Check a chat body and read its features.
 
-    ``headers`` are those that may steer, by lower-case name; only those in ``seen`` reach the features. Raises
-    `RequestError` (400) that names the field.
+    ``headers`` are those that may steer, by lower-case name; only those in ``seen`` reach the features.
+    ``reads_text`` says whether the text matters where ``model`` is this. Raises `RequestError` (400) that names the
+    field.
     """
     body = _object(raw)
     _check(body)
@@ -69,6 +80,7 @@ def read_chat(
             body,
             key_id=client.id,
             allowed=client.allowed,
+            reads_text=reads_text(str(body["model"])),
             headers={name: headers[name] for name in seen if name in headers},
             conversation=_conversation(body, client.id, headers.get(session_header, "")),
         ),
@@ -76,13 +88,16 @@ def read_chat(
 
 
 def _object(raw: bytes) -> dict[str, object]:
+    containers = raw.count(b"[") + raw.count(b"{")
+    if containers > _MOST_CONTAINERS:
+        raise RequestError(400, "body_too_complex", f"The body has over {_MOST_CONTAINERS:,} brackets and braces.")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(400, "invalid_json", f"We could not parse the body as JSON: {error}.") from error
     if not isinstance(body, dict):
         raise RequestError(400, "invalid_type", "The body must be a JSON object.")
-    if raw.count(b"[") + raw.count(b"{") > _DEEPEST:
+    if containers > _DEEPEST:
         try:
             orjson.dumps(body)
         except orjson.JSONEncodeError as error:
@@ -136,11 +151,16 @@ def _check(body: Mapping[str, object]) -> None:
         raise RequestError(400, "string_above_max_length", message, "model")
     if not messages:
         raise RequestError(400, "empty_array", "Invalid 'messages': expected at least one message.", "messages")
+    parts = len(messages)
     for index, message in enumerate(messages):
-        _check_message(f"messages[{index}]", message)
+        parts += _check_message(f"messages[{index}]", message) if parts <= _MOST_PARTS else 0
+    if parts > _MOST_PARTS:
+        message = f"Invalid 'messages': over {_MOST_PARTS:,} messages and parts of messages."
+        raise RequestError(400, "array_above_max_length", message, "messages")
 
 
-def _check_message(where: str, message: object) -> None:
+def _check_message(where: str, message: object) -> int:
+    """Check a message; returns how many parts its content has."""
     if not isinstance(message, dict):
         raise _wrong_type(where, "an object", message)
     if not isinstance(message.get("role"), str):
@@ -148,9 +168,11 @@ def _check_message(where: str, message: object) -> None:
     content = message.get("content")
     if not isinstance(content, str | list | None):
         raise _wrong_type(f"{where}.content", "a string or an array of content parts", content)
-    for index, part in enumerate(content if isinstance(content, list) else ()):
+    parts = content if isinstance(content, list) else ()
+    for index, part in enumerate(parts):
         if not isinstance(part, dict):
             raise _wrong_type(f"{where}.content[{index}]", "an object", part)
+    return len(parts)
 
 
 _JSON_TYPES = {

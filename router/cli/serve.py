@@ -80,6 +80,7 @@ def _serve(settings: Settings, listener: socket.socket, workers: int, limits: Li
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         date_header=False,
         timeout_keep_alive=max(1, round(limits.idle.total_seconds())),
         timeout_graceful_shutdown=max(1, round(limits.drain.total_seconds())),

@@ -39,7 +39,14 @@ FIELDS = (
 def read(body: Any, headers: dict[str, str] | None = None) -> ChatRequest:
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
     headers = headers or {}
-    return read_chat(raw, headers, Client(key_id(headers)), seen=frozenset({"x-team"}), session_header="x-session-id")
+    return read_chat(
+        raw,
+        headers,
+        Client(key_id(headers)),
+        seen=frozenset({"x-team"}),
+        session_header="x-session-id",
+        reads_text=lambda model: True,
+    )
 
 
 def chat(*contents: str, **fields: Any) -> dict[str, Any]:
