@@ -27,6 +27,10 @@ from router.reports.sources import JournalSource, StoreSource, data_dir_source
 from tests.contracts.stores_servers import Server, redis_server, running
 
 pytestmark = pytest.mark.anyio
+_SLACK = 1.0
+"""Seconds by which a busy machine may run the journal's thread late."""
+_BUSY = 1.5
+"""Seconds of load before a kill at least, so that most of it is older than what may be lost."""
 INPUT_NANOS, OUTPUT_NANOS = 123, 4_567
 """Nano-dollars per token: prices that no rounding would survive."""
 
@@ -121,7 +125,7 @@ async def reported(read: Callable[[range], object]) -> Report:
 
 
 async def wait_until_answered(load: Load, more: int) -> None:
-    goal, deadline = len(load.answered) + more, time.monotonic() + 30
+    goal, deadline = len(load.answered) + more, time.monotonic() + 90
     while len(load.answered) < goal:
         assert time.monotonic() < deadline, "requests are no longer answered"
         await asyncio.sleep(0.01)
@@ -184,6 +188,7 @@ async def test_a_proxy_killed_under_load_loses_at_most_its_commit_window(tmp_pat
                 await asyncio.to_thread(proxy.wait_until_ready)
                 asking = asyncio.create_task(load.run(proxy.url))
                 await wait_until_answered(load, random.randint(50, 250))
+                await asyncio.sleep(_BUSY + random.random())
                 if round < 2:
                     proxy.process.kill()
                     kills.append(time.time())
@@ -192,7 +197,7 @@ async def test_a_proxy_killed_under_load_loses_at_most_its_commit_window(tmp_pat
     found = {entry.id: entry for entry in entries_in(data)}
     users = {id: user for user, (id, _) in load.answered.items()}
     for user, (id, at) in load.answered.items():
-        if not any(0 <= kill - at < COMMIT_WINDOW + 0.25 for kill in kills):
+        if not any(0 <= kill - at < COMMIT_WINDOW + _SLACK for kill in kills):
             assert id in found, f"{user} was answered long before any kill"
     for id, entry in found.items():
         if id in users:
