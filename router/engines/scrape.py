@@ -50,6 +50,7 @@ class Scraper:
         self._history = History()
         self._view: EngineView | None = None
         self._at = float("-inf")
+        self._warned = False
 
     @property
     def view(self) -> EngineView | None:
@@ -110,6 +111,10 @@ class Scraper:
         if self._history.add(Reading(self._at, values)):
             self._on_restart()
         self._view = self._history.view(ours)
+        if (told := watch(self._view)) is not None:
+            if told.warning and not self._warned:
+                log.warning("%s: %s", self.name, told.warning)
+            self._warned = bool(told.warning)
 
 
 def views(scrapers: Mapping[str, Scraper]) -> dict[str, EngineView]:

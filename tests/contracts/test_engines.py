@@ -216,6 +216,11 @@ STREAM_ENDS = {
         17,
     ),
     "ollama": (b'{"choices":[],"usage":{"prompt_tokens":20,"completion_tokens":10,"total_tokens":30}}', 0),
+    "transformers, in the last choice's chunk": (
+        b'{"choices":[{"delta":{},"finish_reason":"length","index":0}],"model":"m@main",'
+        b'"object":"chat.completion.chunk","usage":{"completion_tokens":10,"prompt_tokens":20,"total_tokens":30}}',
+        0,
+    ),
     "tgi, in the last choice's chunk": (
         b'{"object":"chat.completion.chunk","id":"","model":"tgi","choices":[{"index":0,"delta":{"role":"assistant",'
         b'"content":""},"logprobs":null,"finish_reason":"length"}],'

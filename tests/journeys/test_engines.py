@@ -81,3 +81,18 @@ def test_a_prefix_goes_where_it_is_warm(url: str) -> None:
         f"{url}/v1/route", json={"model": "tier/small", "messages": [{"role": "system", "content": system}]}
     )
     assert route.json()["steps"][0]["backend"] == "two"
+
+
+def test_the_report_keeps_precisions_apart(url: str) -> None:
+    """The same model twice, at two precisions: cost, errors and latency are told for each."""
+    for backend in ("one", "two"):
+        ask(url, "Be brief.", "Which precision are you?", model=backend)
+
+    def rows() -> dict[str, Any]:
+        report = httpx.get(f"{url}/report", params={"by": "precision"}).json()
+        return {row["precision"]: row for row in report["rows"]}
+
+    eventually(lambda: {"fp16", "int4"} <= rows().keys())
+    for row in rows().values():
+        assert row["requests"] > 0
+        assert row["cost_usd"] > 0

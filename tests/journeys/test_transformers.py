@@ -26,7 +26,12 @@ version: 1
 tiers:
   small:
     backends:
-      - {{name: tiny, kind: transformers, model: {model}, base_url: {url}, context_window: 2048, cost: {{gpu_hour_usd: 1}}}}
+      - name: tiny
+        kind: transformers
+        model: {model}
+        base_url: {url}
+        context_window: 2048
+        cost: {{gpu_hour_usd: 1}}
 """
 MAKE = """
 import sys

@@ -184,3 +184,16 @@ async def test_a_server_that_closes_without_a_word_is_asked_to_say_so(server: Se
     await backend.fetch("/metrics", 10_000)
     await backend.aclose()
     assert (b"connection: close" in server.heads[0]) == (kind == "llamacpp")
+
+
+async def test_a_draft_that_costs_more_than_it_saves_is_warned_of_once(
+    scraper: Scraper, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    def page(passes: int) -> bytes:
+        counted = {"drafts": passes, "draft_tokens": 4 * passes, "accepted_tokens": passes // 50}
+        return "".join(f"vllm:spec_decode_num_{name}_total {count}\n" for name, count in counted.items()).encode()
+
+    for passes in (100, 200, 200, 300):
+        server.page = page(passes)
+        await scraper.scrape()
+    assert caplog.text.count("closer or smaller draft") == 1
