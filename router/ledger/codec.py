@@ -44,6 +44,8 @@ def decode(line: bytes | str) -> Entry:
 
 def without_content(entry: Entry) -> Entry:
     """The entry without anything that users wrote and without headers that hold secrets (invariant 9)."""
-    headers = {name: text for name, text in entry.features.headers.items() if name.lower() not in _SECRET_HEADERS}
+    headers: Mapping[str, str] = entry.features.headers
+    if headers:
+        headers = {name: text for name, text in headers.items() if name.lower() not in _SECRET_HEADERS}
     features = replace(entry.features, text="", last_text="", system_text="", headers=headers)
     return replace(entry, features=features)

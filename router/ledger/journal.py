@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -180,4 +180,4 @@ class Journal:
 
 
 def _without_content(line: Line) -> Line:
-    return replace(line, entry=codec.without_content(line.entry))
+    return Line(codec.without_content(line.entry), line.charges, line.holds)
