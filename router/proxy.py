@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from classifiers.encoder import Encoder, EncoderUnavailable
 from classifiers.static import StaticEncoder
 from policies import addressing
 from policies.document import Loaded, PolicyErrors
+from policies.durations import show
 from policies.money import GpuClock
 from policies.schema import Policy
 from router import encoders, wire
@@ -179,6 +180,8 @@ class Proxy:
         by = tuple(query.get("by", "tier").split(","))
         try:
             asked = window(query.get("since", "24h"), query.get("until"), now)
+            if len(asked.hours) > self.policy.ledger.rollups / timedelta(hours=1) + 1:
+                raise ValueError(f"the window is longer than the {show(self.policy.ledger.rollups)} that are kept")
             sums = await read_store(self._store, asked.hours, self._settings.data_dir / JOURNAL_NAME)
             return as_json(report(sums, asked, by))
         except ValueError as error:

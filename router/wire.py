@@ -120,7 +120,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "messages": ("an array of messages", lambda value: isinstance(value, list)),
     "stream": ("a boolean", lambda value: isinstance(value, bool)),
     "stream_options": ("an object", lambda value: isinstance(value, dict)),
-    "n": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
+    "n": ("an integer from 1 to 128", lambda value: _is_integer(value) and 1 <= value <= 128),  # type: ignore[operator]
     "max_tokens": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
     "max_completion_tokens": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
     "temperature": ("a number", _is_number),

@@ -93,6 +93,7 @@ class App:
         try:
             body = orjson.loads(await request.body())
             prompt = prompt_of(body)
+            choices = [self._choice(body, prompt, index) for index in range(int(body.get("n") or 1))]
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             return _refusal(400, f"The body cannot be read: {error}", None)
         if body.get("model") != self._model:
@@ -101,7 +102,6 @@ class App:
         if self._window is not None and given > self._window:
             told = f"This model's maximum context length is {self._window} tokens, the messages have {given}."
             return _refusal(400, told, "context_length_exceeded", "messages")
-        choices = [self._choice(body, prompt, index) for index in range(int(body.get("n") or 1))]
         usage = self._usage(prompt, given, choices)
         chat = request.url.path.endswith("chat/completions")
         frame = _frame(self._model, prompt, chat)

@@ -34,8 +34,11 @@ def window(since: str, until: str | None, now: datetime) -> Window:
     Raises `ValueError` that names what is accepted.
     """
     zone = now.tzinfo
-    start = _whole_hour(_moment(since, now), up=False)
-    end = _whole_hour(_moment(until, now) if until else now, up=True)
+    try:
+        start = _whole_hour(_moment(since, now), up=False)
+        end = _whole_hour(_moment(until, now) if until else now, up=True)
+    except OverflowError:
+        raise ValueError(f"there is no such time: {since} to {until or 'now'}") from None
     if start >= end:
         raise ValueError(f"the window ends before it begins: {since} is not before {until or 'now'}")
     return Window(start.astimezone(zone), end.astimezone(zone))

@@ -49,3 +49,9 @@ def test_a_shifted_window_is_as_long() -> None:
     one = window("24h", None, NOW)
     other = shifted(one, window("2026-10-01", None, NOW).since)
     assert str(other) == "2026-10-01 00:00 to 2026-10-02 01:00 UTC"
+
+
+@pytest.mark.parametrize("since", ["999999999d", "99999999999999999999d", "9999-12-31T23:59"])
+def test_a_time_beyond_the_calendar_is_refused(since: str) -> None:
+    with pytest.raises(ValueError, match=r"no such time|ends before it begins"):
+        window(since, None, NOW.astimezone(KOLKATA))
