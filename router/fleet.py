@@ -26,8 +26,8 @@ class Fleet:
     def __init__(self, dispatcher: Dispatcher, policy: Policy) -> None:
         """Starts to scrape, so build it inside a running event loop."""
         shared = [tier.backends for tier in policy.tiers.values() if len(tier.backends) > 1]
-        self._affinity = Affinity(backend.name for backends in shared for backend in backends)
-        self._models = bool(shared)
+        self._weighed = frozenset(backend.name for backends in shared for backend in backends)
+        self._affinity = Affinity(self._weighed)
         self.scrapers: Mapping[str, Scraper] = _scrapers(dispatcher, policy, self._affinity)
         self._tasks = [asyncio.create_task(scraper.run()) for scraper in self.scrapers.values()]
         if policy.cooldown.ask is not None:
@@ -37,9 +37,13 @@ class Fleet:
         """What is known now, by backend; those of which nothing fresh is known are left out."""
         return views(self.scrapers)
 
+    def weighed(self) -> dict[str, EngineView]:
+        """The same of backends that share a tier: what a choice among them weighs, and is replayed from."""
+        return {name: view for name in self._weighed if (s := self.scrapers.get(name)) and (view := s.view) is not None}
+
     def trace(self, body: Mapping[str, Any]) -> Trace:
         """The prompt's blocks, or none where no tier has a choice to make by them."""
-        return trace(body) if self._models else ()
+        return trace(body) if self._weighed else ()
 
     def warm(self, prompt: Trace) -> dict[str, int]:
         """Tokens of the prompt that each backend probably has in its prefix cache."""

@@ -219,7 +219,7 @@ class Pipeline:
             session=await self._store.session(features.conversation, features.turns) if policy.session.sticky else None,
             spent_today=await self._store.spent_today(policy.timezone),
             draw=random(),
-            engines=self.fleet.views(),
+            engines=self.fleet.weighed(),
             warm=self.fleet.warm(prompt),
         )
 
