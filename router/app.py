@@ -50,6 +50,7 @@ def create(settings: Settings) -> Starlette:
             Route("/metrics", endpoints.metrics),
             Route("/report", endpoints.report),
             Route("/engines", endpoints.engines),
+            Route("/openapi.json", endpoints.openapi),
         ],
         middleware=[Middleware(Gate), Middleware(Shortcut, path=CHAT, endpoint=chat)],
         exception_handlers=endpoints.EXCEPTION_HANDLERS,

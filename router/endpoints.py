@@ -191,6 +191,13 @@ async def engines(request: Request) -> Response:
     return json_response(_proxy(request).pipeline.fleet.shown())
 
 
+async def openapi(request: Request) -> Response:
+    """``GET /openapi.json``: what can be asked here, as an OpenAPI document."""
+    from router.openapi import document
+
+    return json_response(document())
+
+
 async def report(request: Request) -> Response:
     """``GET /report``: the cost report as JSON, with ``since``, ``until`` and ``by`` as in ``tierwise report``."""
     return Response(await _proxy(request).report(request.query_params), media_type="application/json")

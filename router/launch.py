@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+from typing import IO
 
 import httpx
 
@@ -47,15 +48,17 @@ class Proxy:
 
 @contextmanager
 def running_proxy(
-    policy: Path, data_dir: Path, *options: str, environ: Mapping[str, str] | None = None
+    policy: Path, data_dir: Path, *options: str, environ: Mapping[str, str] | None = None, log: IO[bytes] | None = None
 ) -> Iterator[Proxy]:
     """Run ``tierwise serve`` on a free port unless told otherwise, and stop it (gracefully) on the way out.
+
+    ``log`` is a file for what it says on standard error, which else is ours.
 
     Raises `RuntimeError` when it ends before it listens; its own words are on standard error by then.
     """
     port: Sequence[str] = () if "--port" in options else ("--port", "0")
     command = [sys.executable, "-m", "router.cli", "serve", str(policy), "--data-dir", str(data_dir), *port, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environ)
     try:
         assert process.stdout is not None
         for line in process.stdout:
