@@ -15,7 +15,7 @@ from policies.addressing import Target, resolve
 from policies.conditions import Facts, Verdict
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal, standings
-from policies.money import expected_cost
+from policies.money import Price, expected_cost
 from policies.objective import Option, assured, caution, choose, cost_order, expected_output_tokens, floor
 from policies.problems import listing
 from policies.schema import Budget, Objective, Policy, Rule
@@ -43,6 +43,7 @@ class _Case:
     """One request with everything known of it."""
 
     policy: Policy
+    prices: Mapping[str, Price | None]
     features: Features
     signals: Signals | None
     view: View
@@ -179,7 +180,7 @@ def _case(loaded: Loaded, features: Features, signals: Signals | None, view: Vie
     options = {
         tier: _option(loaded, tier, order, standing, features, signals) for order, tier in enumerate(policy.tiers)
     }
-    return _Case(policy, features, signals, view, rules, standing, options, tuple(over))
+    return _Case(policy, loaded.prices, features, signals, view, rules, standing, options, tuple(over))
 
 
 def _option(
@@ -287,7 +288,8 @@ def _plan(case: _Case, tiers: Sequence[str]) -> tuple[list[Step], str]:
     reason = ""
     for tier in dict.fromkeys(standing.tier for standing in awake):
         backends = [standing.backend for standing in awake if standing.tier == tier]
-        ordered = placement.order(placement.standpoints(backends, case.features, case.view, session), session)
+        found = placement.standpoints(backends, case.prices, case.features, case.view, session)
+        ordered = placement.order(found, session)
         reason = reason if steps else placement.why(ordered, session)
         steps += [Step(tier, standpoint.backend) for standpoint in ordered]
     return steps, reason

@@ -10,10 +10,10 @@ does not say is taken to be as with its peers, never as nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from policies.money import GpuRates, TokenRates, price_of
+from policies.money import GpuRates, Price, TokenRates
 from policies.schema import Backend
 from policies.values import EngineView, Features, Session, View
 
@@ -49,6 +49,8 @@ STAY_MS = 200.0
 
 CHARACTERS_PER_TOKEN = 4
 
+_SILENT = EngineView()
+
 
 @dataclass(frozen=True, slots=True)
 class Standpoint:
@@ -68,15 +70,22 @@ class Standpoint:
 
 
 def standpoints(
-    backends: Sequence[Backend], features: Features, view: View, session: Session | None
+    backends: Sequence[Backend],
+    prices: Mapping[str, Price | None],
+    features: Features,
+    view: View,
+    session: Session | None,
 ) -> list[Standpoint]:
     """Compare the backends of one tier, in their order; ``session`` is given where sessions are kept."""
     if len(backends) == 1:
         return [Standpoint(backends[0].name, False, 0.0, 0, 0.0, 0.0)]
-    engines = [view.engines.get(backend.name, EngineView()) for backend in backends]
+    engines = [view.engines.get(backend.name, _SILENT) for backend in backends]
     in_flight = [view.in_flight.get(backend.name, 0) for backend in backends]
-    waiting = _filled([_waiting(engine, ours) for engine, ours in zip(engines, in_flight, strict=True)])
-    elsewhere, kv_use = (_filled([_known(getattr(e, name)) for e in engines]) for name in ("elsewhere", "kv_use"))
+    waiting = elsewhere = kv_use = [0.0] * len(backends)
+    if view.engines:
+        waiting = _filled([_waiting(engine, ours) for engine, ours in zip(engines, in_flight, strict=True)])
+        elsewhere = _filled([_known(engine.elsewhere) for engine in engines])
+        kv_use = _filled([_known(engine.kv_use) for engine in engines])
     warm = [_warm(backend.name, features, view, session) for backend in backends]
     warmest = max(warm, default=0)
     found = []
@@ -84,8 +93,9 @@ def standpoints(
         ours = in_flight[place]
         here = ours + elsewhere[place]
         wait = RUNNING_MS * here * (1 + here / CROWD) + _turn_ms(engine) * waiting[place]
-        wait += PREEMPTION_MS * min(1.0, max(0.0, kv_use[place] - PRESSED) / (1 - PRESSED))
-        lost_ms, lost_usd = _loss(backend, engine, warmest - warm[place])
+        if kv_use[place] > PRESSED:
+            wait += PREEMPTION_MS * min(1.0, (kv_use[place] - PRESSED) / (1 - PRESSED))
+        lost_ms, lost_usd = _loss(prices[backend.name], engine, warmest - warm[place])
         lost_ms *= 1 + waiting[place]
         found.append(Standpoint(backend.name, ours >= backend.max_in_flight, wait, warm[place], lost_ms, lost_usd))
     return found
@@ -154,14 +164,14 @@ def _turn_ms(engine: EngineView) -> float:
     return min(LONGEST_TURN_MS, 1e3 * ANSWER_TOKENS / speed) if speed else WAITING_MS
 
 
-def _loss(backend: Backend, engine: EngineView, tokens: int) -> tuple[float, float]:
+def _loss(price: Price | None, engine: EngineView, tokens: int) -> tuple[float, float]:
     """Milliseconds and dollars of computing this many tokens anew."""
     if tokens <= 0:
         return 0.0, 0.0
     seconds = tokens / max(1.0, _known(engine.prefill_tokens_per_second) or PREFILL_TOKENS_PER_SECOND)
-    match price_of(backend):
-        case TokenRates() as price:
+    match price:
+        case TokenRates():
             return 1e3 * seconds, max(0.0, tokens * float(price.input - price.cached_input))
-        case GpuRates() as price:
+        case GpuRates():
             return 1e3 * seconds, float(price.hour) / 3600 * seconds / price.capacity
     return 1e3 * seconds, 0.0

@@ -1,7 +1,7 @@
 """Speculative decoding: what a draft should yield, what it yields, and whether it is worth its cost. Pure.
 
-A draft model proposes k tokens; the target checks them in one pass, keeps those up to the first refusal, and adds one of
-its own (Leviathan, Kalman and Matias 2023, arXiv 2211.17192). With acceptance α, the chance that a proposed token is
+A draft model proposes k tokens; the target checks them in one pass, keeps those up to the first refusal, and adds one
+of its own (Leviathan, Kalman and Matias 2023, arXiv 2211.17192). With acceptance α, the chance that a proposed token is
 kept when all before it were:
 
 - tokens of a pass: E = (1 − α^(k+1)) / (1 − α)                                (their equation 1)

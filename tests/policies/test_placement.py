@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from policies import placement
 from policies.decide import decide
+from policies.money import price_of
 from policies.placement import PRESSED, STAY_MS
 from policies.schema import Backend, GpuPrice, TokenPrice
 from policies.values import EngineView, Features, Session, View
@@ -25,9 +26,16 @@ def backend(name: str, **more: object) -> Backend:
     return Backend.model_validate(stated)
 
 
+def standpoints(
+    backends: list[Backend], asked: Features, view: View, session: Session | None = None
+) -> list[placement.Standpoint]:
+    prices = {backend.name: price_of(backend) for backend in backends}
+    return placement.standpoints(backends, prices, asked, view, session)
+
+
 def first(view: View, asked: Features = PROMPT, session: Session | None = None, **costs: object) -> str:
     backends = [backend(name, cost=costs.get(name)) for name in NAMES]
-    return placement.order(placement.standpoints(backends, asked, view, session), session)[0].backend
+    return placement.order(standpoints(backends, asked, view, session), session)[0].backend
 
 
 @pytest.mark.parametrize(
@@ -106,13 +114,11 @@ def test_the_lost_prefix_is_priced_in_dollars() -> None:
 
 def test_a_gpus_lost_prefix_is_its_time() -> None:
     hour = GpuPrice(gpu_hour_usd=3600, capacity=1)
-    found = placement.standpoints(
-        [backend("a", cost=hour), backend("b", cost=hour)], PROMPT, a_view(warm={"b": 5_000}), None
-    )
+    found = standpoints([backend("a", cost=hour), backend("b", cost=hour)], PROMPT, a_view(warm={"b": 5_000}), None)
     assert found[0].lost_usd == pytest.approx(1.0)
     assert found[0].lost_ms == pytest.approx(1_000)
     known = a_view(warm={"b": 5_000}, engines={"a": EngineView(prefill_tokens_per_second=50_000)})
-    assert placement.standpoints([backend("a"), backend("b")], PROMPT, known, None)[0].lost_ms == pytest.approx(100)
+    assert standpoints([backend("a"), backend("b")], PROMPT, known, None)[0].lost_ms == pytest.approx(100)
 
 
 def test_a_first_turn_has_nothing_to_lose() -> None:
@@ -154,7 +160,7 @@ MANY = settings(max_examples=200, deadline=None)
 @given(features, views)
 def test_whatever_engines_say_every_backend_is_placed_once_and_full_ones_last(asked: Features, view: View) -> None:
     backends = [backend(name) for name in NAMES]
-    ordered = placement.order(placement.standpoints(backends, asked, view, view.session), view.session)
+    ordered = placement.order(standpoints(backends, asked, view, view.session), view.session)
     assert sorted(at.backend for at in ordered) == list(NAMES)
     assert [at.full for at in ordered] == sorted(at.full for at in ordered)
     assert all(0 <= at.total_ms < float("inf") for at in ordered)
@@ -168,7 +174,7 @@ def test_more_load_never_makes_a_backend_more_attractive(
 ) -> None:
     def place(view: View) -> int:
         backends = [backend(each) for each in NAMES]
-        ordered = placement.order(placement.standpoints(backends, asked, view, view.session), view.session)
+        ordered = placement.order(standpoints(backends, asked, view, view.session), view.session)
         return [at.backend for at in ordered].index(name)
 
     quiet = dict.fromkeys(NAMES, EngineView(waiting=0, elsewhere=0, kv_use=0))
@@ -184,7 +190,7 @@ def test_a_warmer_prefix_never_makes_a_backend_less_attractive(
 ) -> None:
     def place(view: View) -> int:
         backends = [backend(each) for each in NAMES]
-        ordered = placement.order(placement.standpoints(backends, asked, view, view.session), view.session)
+        ordered = placement.order(standpoints(backends, asked, view, view.session), view.session)
         return [at.backend for at in ordered].index(name)
 
     same = replace(view, engines={})

@@ -18,7 +18,12 @@ PRICED = ["--gpu-hour-usd", "3.5", "--hosted-input-usd", "0.6", "--hosted-output
 def test_advice_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ADVISE, "--precision", "int4", *PRICED]) == 0
     said = capsys.readouterr().out
-    for part in ("39.4 GB of 141 GB", "328 kB a token", "owning one copy wins from 1.200 requests/s", "published 70.6B"):
+    for part in (
+        "39.4 GB of 141 GB",
+        "328 kB a token",
+        "owning one copy wins from 1.200 requests/s",
+        "published 70.6B",
+    ):
         assert part in said
 
 
