@@ -21,6 +21,9 @@ from policies.values import EngineView
 DRAFT_COST = 0.05
 """What one draft token costs in passes of the target, where nobody says: a draft of about a twentieth the size."""
 
+LONGEST = 1_000
+"""Tokens that no draft proposes at once."""
+
 SATURATION = 295
 """Tokens in one pass from which on it is bound by arithmetic: an H100's 989 TFLOP/s by 3.35 TB/s, 2-byte weights."""
 
@@ -74,22 +77,28 @@ def speedup(
 
 def watch(engine: EngineView, draft_cost: float = DRAFT_COST) -> Speculation | None:
     """Judge an engine's speculation by what it says of it; None where it says too little or does not speculate."""
-    share, length, first = engine.draft_acceptance, engine.draft_length, engine.first_acceptance
-    yielded = engine.tokens_per_pass
+    share, first = _within(engine.draft_acceptance, 1), _within(engine.first_acceptance, 1)
+    length, yielded = _within(engine.draft_length, LONGEST), _within(engine.tokens_per_pass, LONGEST + 1)
+    batch = _within(engine.running, 1e6) or 1.0
     if length is None and share and yielded is not None:
-        length = (yielded - 1) / share
-    if yielded is None or not length or length <= 0:
+        length = _within((yielded - 1) / share, LONGEST)
+    if yielded is None or not length:
         return None
     acceptance = first if first is not None else acceptance_of(share, length) if share is not None else None
-    gain = speedup(yielded, length, engine.running or 1.0, draft_cost)
+    gain = speedup(yielded, length, batch, draft_cost)
     return Speculation(
         acceptance=acceptance,
         draft_length=length,
         tokens_per_pass=yielded,
         theory=None if acceptance is None else tokens_per_pass(acceptance, length),
         speedup=gain,
-        warning="" if gain >= 1 else _warning(yielded, length, engine.running or 1.0, draft_cost),
+        warning="" if gain >= 1 else _warning(yielded, length, batch, draft_cost),
     )
+
+
+def _within(value: float | None, most: float) -> float | None:
+    """The value, or None where no engine that is well would say it."""
+    return value if value is not None and 0 <= value <= most else None
 
 
 def _warning(yielded: float, length: float, batch: float, draft_cost: float) -> str:
