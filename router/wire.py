@@ -13,6 +13,7 @@ import orjson
 
 from classifiers.features import extract
 from policies.values import Features
+from router import numbers
 from router.errors import RequestError
 
 _BEARER = "bearer "
@@ -23,6 +24,10 @@ _MOST_CONTAINERS = 1_000_000
 
 _DEEPEST = 250
 """Levels of nesting that can be written again as well as read."""
+
+
+_FIGURES = frozenset({"n", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed"})
+"""Numbers that are read here; those that a 64-bit integer or a double does not hold are refused or rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,8 @@ def _object(raw: bytes) -> dict[str, object]:
             raise RequestError(
                 400, "invalid_json", f"The body is nested too deeply: {_DEEPEST} levels at most."
             ) from error
+    if numbers.suspicious(raw):
+        return {name: body[name] if name in _FIGURES else value for name, value in numbers.exact(raw).items()}
     return body
 
 

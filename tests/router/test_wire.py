@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import json
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -70,6 +72,27 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 def test_unknown_fields_travel_untouched() -> None:
     body = chat("hi", metadata={"a": [1, None]}, top_k=7)
     assert read(body).body == body
+
+
+NUMBERS = ("12345678901234567890123", "-9223372036854775809", "0.10", "0.30000000000000004441", "1E5", "7", "1e-400")
+
+
+@given(st.lists(st.sampled_from(NUMBERS) | st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?", fullmatch=True)))
+def test_no_number_is_altered_on_its_way(written: list[str]) -> None:
+    told = ", ".join(written)
+    raw = f'{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "x": {{"y": [{told}]}}}}'
+    sent = json.loads(orjson.dumps(read(raw.encode()).body), parse_int=Decimal, parse_float=Decimal)["x"]["y"]
+    for number, was in zip(sent, written, strict=True):
+        assert number == Decimal(was) or (float(number) == float(was) and len(was) < 17)
+
+
+def test_numbers_that_are_read_are_refused_or_doubles() -> None:
+    large = b'"x": 12345678901234567890123, "messages": [{"role": "user", "content": "hi"}], "model": "auto"}'
+    with pytest.raises(RequestError, match="'seed': expected an integer"):
+        read(b'{"seed": 12345678901234567890123, ' + large)
+    assert read(b'{"temperature": 0.70000000000000000001, ' + large).body["temperature"] == 0.7
+    with pytest.raises(RequestError, match="infinity"):
+        read(b'{"y": 1e400, ' + large)
 
 
 def test_what_the_client_asked_of_the_stream() -> None:
