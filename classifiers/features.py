@@ -135,10 +135,12 @@ def _requires(
 # Tokens per UTF-8 byte by its class, fitted to lean above the byte-pair vocabularies of current models: letters and
 # spaces four to a token, digits two, punctuation one and a half; Cyrillic, Arabic and their like about two characters
 # to a token, Han, kana, Hangul and Indic scripts one, emoji half. Continuation bytes are free.
+_LETTERS: Final = bytes([*range(65, 91), *range(97, 123), 32, 9, 10, 13])
+_DIGITS: Final = bytes(range(48, 58))
 _TOKEN_WEIGHTS: Final = np.zeros(256)
 _TOKEN_WEIGHTS[:128] = 1 / 1.5
-_TOKEN_WEIGHTS[[*range(65, 91), *range(97, 123), 32, 9, 10, 13]] = 1 / 4
-_TOKEN_WEIGHTS[48:58] = 1 / 2
+_TOKEN_WEIGHTS[[*_LETTERS]] = 1 / 4
+_TOKEN_WEIGHTS[[*_DIGITS]] = 1 / 2
 _TOKEN_WEIGHTS[0xC2:0xE0] = 0.6
 _TOKEN_WEIGHTS[0xE0:0xF0] = 1.1
 _TOKEN_WEIGHTS[0xF0:0xF5] = 2.0
@@ -156,6 +158,11 @@ def estimate_tokens(text: str) -> int:
 
 
 def _tokens(raw: bytes) -> int:
+    if raw.isascii():
+        beyond_letters = raw.translate(None, _LETTERS)
+        symbols = len(beyond_letters.translate(None, _DIGITS))
+        digits = len(beyond_letters) - symbols
+        return -(-(3 * (len(raw) - digits - symbols) + 6 * digits + 8 * symbols) // 12)
     counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
     return int(np.ceil(counts @ _TOKEN_WEIGHTS))
 

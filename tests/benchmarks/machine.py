@@ -7,13 +7,18 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 
+@cache
 def cores() -> tuple[int, int]:
-    """The core for what is measured, and the one for upstream and load; the same one where there is only one."""
+    """The core for what is measured, and the one for upstream and load; the same one where there is only one.
+
+    Asked once: `pin` narrows what is allowed from then on.
+    """
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[1 % len(allowed)]
 
