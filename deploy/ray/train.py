@@ -22,7 +22,8 @@ from classifiers.artifact import save
 from classifiers.datasets import Row, read_lines, sha256
 from classifiers.embed import Encodes
 from classifiers.features import reading
-from classifiers.train import Settings, train
+from classifiers.members import Settings
+from classifiers.train import train
 from router.cli.train import encoders_for, progress
 
 Open = Callable[[], Mapping[str, Encodes]]
