@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import sys
@@ -102,7 +103,7 @@ class Hosted:
         if name is None:
             raise UpstreamError("not_found", f"A hosted backend has no {redact(call.path)}.", status=404)
         litellm = await asyncio.to_thread(_litellm)
-        body = patched(call, self.config.model)
+        body = json.loads(orjson.dumps(patched(call, self.config.model)))
         known = {field: value for field, value in body.items() if field in _FIELDS and value is not None}
         extra = {field: value for field, value in body.items() if field not in _FIELDS}
         if extra:
@@ -116,7 +117,7 @@ class Hosted:
             raise self._mapped(error) from None
         if call.stream:
             return _Events(answer, self._mapped, self._closing)
-        return _Whole(orjson.dumps(answer.model_dump(exclude_none=True), default=str))
+        return _Whole(orjson.dumps(_measured(answer.model_dump(exclude_none=True)), default=str))
 
     async def healthy(self) -> bool:
         """A hosted API is taken to be well: asking it would cost money."""
@@ -197,11 +198,24 @@ class _Events:
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._stream:
-                yield _event(chunk.model_dump(exclude_none=True))
+                document = _tidy(chunk.model_dump(exclude_none=True))
+                if document.get("usage") and not self._told_usage():
+                    del document["usage"]
+                    if not document["choices"]:
+                        continue
+                yield b"data: " + orjson.dumps(document, default=str) + b"\n\n"
         except Exception as error:
             raise self._mapped(error) from None
         self._over = True
         yield b"data: [DONE]\n\n"
+
+    def _told_usage(self) -> bool:
+        """Whether usage came from the API: litellm counts tokens itself, and does not say so, where none came.
+
+        Without it the attempt is billed by an estimate that is marked as one.
+        """
+        came = getattr(self._stream, "chunks", None)
+        return came is None or any(getattr(chunk, "usage", None) for chunk in came)
 
     def close(self) -> None:
         """Drop the connection, in the background: litellm can only be awaited."""
@@ -216,11 +230,18 @@ class _Events:
             await self._stream.aclose()
 
 
-def _event(chunk: dict[str, Any]) -> bytes:
-    """One chunk as an event; the one with usage has no choices, as OpenAI's has none; litellm leaves empty ones."""
+def _tidy(chunk: dict[str, Any]) -> dict[str, Any]:
+    """A chunk as OpenAI has it: the one with usage has no choices; litellm leaves empty ones."""
     if chunk.get("usage") and not any(choice.get("delta") or choice.get("text") for choice in chunk["choices"]):
         chunk["choices"] = [choice for choice in chunk["choices"] if choice.get("finish_reason")]
-    return b"data: " + orjson.dumps(chunk, default=str) + b"\n\n"
+    return chunk
+
+
+def _measured(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without the zeros that litellm puts in the place of a usage that did not come."""
+    if not any(isinstance(count, int) and count for count in (answer.get("usage") or {}).values()):
+        answer.pop("usage", None)
+    return answer
 
 
 def _told(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from router import sse
 from router.backends import Backend, Call, open_backend
 from router.backends.simulated import Simulated
 from router.errors import UpstreamError
-from tests.faults.speech import WORDS, well
+from tests.faults.speech import DONE, ROLE, SAID, STOP, WORDS, answer, say, well
 from tests.faults.upstream import Peer, Upstream
 
 KINDS = ("openai", "vllm", "hosted", "simulated")
@@ -208,6 +209,36 @@ async def test_the_body_goes_out_as_it_came_but_for_two_fields(real: str) -> Non
         await backend.aclose()
     [received] = upstream.requests
     assert received == {**body, "model": "tiny", "stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize("real", REAL)
+async def test_large_integers_go_out_as_they_came(real: str) -> None:
+    async with Upstream(well) as upstream:
+        backend = open_backend(config(real, upstream.url), TIMEOUTS)
+        sent: list[bytes] = []
+        upstream.heard = sent.append
+        reply = await backend.send(chat(x_vendor={"id": orjson.Fragment("12345678901234567890123")}))
+        await reply.read()
+        await backend.aclose()
+    assert json.loads(sent[0])["x_vendor"] == {"id": 12345678901234567890123}
+
+
+async def _no_usage(peer: Peer) -> None:
+    unmeasured = {name: value for name, value in answer().items() if name != "usage"}
+    await (say(peer, ROLE, *SAID, STOP, DONE) if peer.stream else peer.whole(200, unmeasured))
+
+
+@pytest.mark.parametrize("real", REAL)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_usage_that_did_not_come_is_not_made_up(real: str, stream: bool) -> None:
+    async with Upstream(_no_usage) as upstream:
+        backend = open_backend(config(real, upstream.url), TIMEOUTS)
+        reply = await backend.send(chat(stream=stream))
+        data = b"".join([part async for part in reply.chunks()])
+        reply.close()
+        await backend.aclose()
+    assert b"wide" in data
+    assert b'"usage":{' not in data
 
 
 @pytest.mark.parametrize("real", REAL)

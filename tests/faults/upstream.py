@@ -71,13 +71,14 @@ Behaviour: TypeAlias = Callable[[Peer], Awaitable[None]]
 class Upstream:
     """A server whose every request meets one behaviour. ``url`` is its base URL.
 
-    ``requests`` are the bodies received, ``serving`` counts requests being answered, ``abandoned`` those whose caller
-    hung up first, ``connections`` the sockets now open.
+    ``requests`` are the bodies received (``heard`` gets each as it came), ``serving`` counts requests being answered,
+    ``abandoned`` those whose caller hung up first, ``connections`` the sockets now open.
     """
 
     def __init__(self, behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> None:
         self.behaviour = behaviour
         self.requests: list[dict[str, Any]] = []
+        self.heard: Callable[[bytes], object] = lambda body: None
         self.serving = self.abandoned = self.connections = 0
         self._tls = tls
         self._server: asyncio.Server | None = None
@@ -150,6 +151,7 @@ class Upstream:
         if head.startswith(b"get"):
             await Peer(self, writer, {}, 0).whole(200, {"object": "list", "data": []})
             return True
+        self.heard(body)
         self.requests.append(orjson.loads(body))
         peer = Peer(self, writer, self.requests[-1], len(self.requests))
         self.serving += 1
