@@ -40,6 +40,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import orjson
 
@@ -76,6 +77,9 @@ _SECRET = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _LONGEST = 2_000
+_SHORTEST_SECRET = 4
+_SECRETS: set[str] = set()
+"""Every secret that this process was told of: a text that passes through many hands is redacted wherever it is read."""
 
 
 class TierwiseError(Exception):
@@ -204,10 +208,21 @@ def in_body(error: object, *, secrets: Iterable[str] = (), phase: Phase = "first
     return from_response(status, orjson.dumps({"error": error}, default=str), secrets=secrets, phase=phase)
 
 
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Cut ``text`` to a readable length, without control characters, the given secrets, or what looks like a key."""
+def keep_secret(*secrets: str) -> None:
+    """Have no error tell these from now on, nor what becomes of them in JSON and in URLs."""
     for secret in secrets:
-        if len(secret) >= 4:
+        if len(secret) >= _SHORTEST_SECRET:
+            escaped = orjson.dumps(secret.encode("utf-8", "replace").decode())[1:-1].decode()
+            _SECRETS.update((secret, escaped, quote(secret), quote(secret, safe="")))
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Cut ``text`` to a readable length, without control characters, secrets, or what looks like a key.
+
+    Secrets are those given, and those that `keep_secret` was told of.
+    """
+    for secret in sorted({*secrets, *_SECRETS}, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "[redacted]")
     text = _SECRET.sub("[redacted]", _CONTROL.sub(" ", text[: 4 * _LONGEST])).strip()
     text = text.encode("utf-8", "replace").decode()

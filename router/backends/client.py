@@ -21,7 +21,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from router.backends.http1 import Connection, Gone, Incoming, ProtocolError
-from router.errors import Kind, UpstreamError, redact
+from router.errors import Kind, UpstreamError, keep_secret, redact
 
 LARGEST_BODY: Final = 64 * 1024 * 1024
 """The most bytes of one response that is not streamed, after unpacking."""
@@ -55,6 +55,7 @@ class Client:
         if url.username is not None:
             pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
             told["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+            keep_secret(unquote(url.password or ""), told["authorization"].removeprefix("Basic "))
         if not reuse:
             told["connection"] = "close"
         lines = {**told, "content-type": "application/json", **headers}

@@ -23,7 +23,7 @@ import orjson
 from policies import schema
 from router.backends import Call, Reply
 from router.backends.openai import patched
-from router.errors import Kind, UpstreamError, classify, redact
+from router.errors import Kind, UpstreamError, classify, keep_secret, redact
 from router.retry_after import retry_after
 
 _FIELDS = frozenset({
@@ -84,6 +84,7 @@ class Hosted:
         headers = {name: value.get_secret_value() for name, value in config.headers.items()}
         key = config.api_key.get_secret_value() if config.api_key is not None else ""
         self._secrets = (*headers.values(), *([key] if key else []))
+        keep_secret(*self._secrets)
         stated = {"api_base": config.base_url, "api_key": key or None, "extra_headers": headers or None}
         self._fixed: dict[str, Any] = {
             "timeout": timeouts.total.total_seconds(),

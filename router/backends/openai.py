@@ -12,7 +12,7 @@ from policies import schema
 from router.backends import USAGE_PATHS, Call, Reply
 from router.backends.client import LARGEST_ERROR, Client
 from router.engines import engine_of
-from router.errors import UpstreamError, from_response
+from router.errors import UpstreamError, from_response, keep_secret
 from router.retry_after import retry_after
 
 
@@ -29,6 +29,7 @@ class OpenAI:
         if config.api_key is not None and (key := config.api_key.get_secret_value()):
             headers.setdefault("authorization", f"Bearer {key}")
             self._secrets += (key,)
+        keep_secret(*self._secrets)
         self._connect = timeouts.connect.total_seconds()
         self._client = Client(
             base_url or config.base_url or engine.base_url,
