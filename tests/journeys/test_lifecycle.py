@@ -212,3 +212,20 @@ def test_it_does_not_listen_beyond_loopback_unasked(policy: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ)
     assert ended.returncode == 2
     assert "--open" in ended.stderr
+
+
+def test_a_policy_behind_kubernetes_links_is_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "policies"
+    for version in range(3):
+        (folder / f"..v{version}").mkdir(parents=True)
+        changed = POLICY.replace("keep_quality: 0.9", f"keep_quality: 0.{9 - version}")
+        (folder / f"..v{version}" / "policy.yaml").write_text(changed)
+    (folder / "..data").symlink_to("..v0")
+    (folder / "policy.yaml").symlink_to("..data/policy.yaml")
+    with running_proxy(folder / "policy.yaml", tmp_path / "data") as proxy:
+        proxy.wait_until_ready()
+        for version in (1, 2):
+            before = ready(proxy)["policy"]
+            (folder / "..new").symlink_to(f"..v{version}")
+            (folder / "..new").rename(folder / "..data")
+            eventually(lambda before=before: ready(proxy)["policy"] != before)

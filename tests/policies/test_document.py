@@ -276,3 +276,13 @@ def test_any_value_anywhere_loads_or_says_what_is_wrong(key: str, value: object)
     else:
         return
     assert problems
+
+
+def test_an_empty_store_url_means_the_embedded_one() -> None:
+    text = "version: 1\nredis: ${REDIS_URL:-}\ntiers: {a: {backends: [{name: b, kind: vllm, model: m}]}}"
+    assert load(text, file="policy.yaml", environ={}).policy.redis == ""
+    assert load(text, file="policy.yaml", environ={"REDIS_URL": "redis://store"}).policy.redis == "redis://store"
+    with pytest.raises(PolicyErrors) as raised:
+        load(text, file="policy.yaml", environ={"REDIS_URL": "http://:secret@store"})
+    assert "redis+cluster" in str(raised.value)
+    assert "secret" not in str(raised.value)
