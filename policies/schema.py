@@ -356,12 +356,14 @@ class LedgerSettings(Section):
 
     Whole ``entries`` stay in each proxy's journal so long, and while it is no bigger than ``entries_mib``; then only
     what they add up to. In the store, days older than ``hours`` are kept as days, and all is gone after ``rollups``.
+    ``proxy_hour_usd`` is what the proxy's machine costs: savings pay for the time that the proxy adds to a request.
     """
 
     entries: Duration = timedelta(days=90)
     entries_mib: Annotated[int, Field(ge=1)] = 4096
     hours: Duration = timedelta(days=35)
     rollups: Duration = timedelta(days=400)
+    proxy_hour_usd: Annotated[Decimal, Field(ge=0)] = Decimal("0.05")
 
 
 class Logging(Section):

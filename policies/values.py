@@ -240,6 +240,20 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """What the baseline would have made of a request, given what was used for it; the baseline's cost follows from it.
+
+    ``backend`` is the baseline's. It would have counted ``input_ratio`` times the tokens in, written ``output_ratio``
+    times those out, and found ``cached_input_tokens`` of its own count in its prefix cache.
+    """
+
+    backend: str
+    input_ratio: float = 1.0
+    output_ratio: float = 1.0
+    cached_input_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One call that was made. ``cost_nanos`` is in nano-dollars, or None where the price is unknown (`unpriced`).
 
@@ -267,9 +281,10 @@ class Entry:
     """The one record of one request: what was asked, decided, done, and paid. The ledger is made of these.
 
     Costs are integer nano-dollars: ``cost_nanos`` sums all attempts, failed ones too; None means `unpriced`.
-    ``baseline_nanos`` is what the baseline tier would have cost. ``at`` is Unix time in seconds. ``features`` and
-    ``signals`` are kept as the decision saw them (without content unless the policy logs it) so that it can be
-    replayed.
+    ``baseline_nanos`` is what the baseline tier would have cost, worked out from ``counterfactual`` (None where nothing
+    was used), and ``proxy_nanos`` what the proxy's own time on the request costs; savings pay for it. ``at`` is Unix
+    time in seconds. ``features`` and ``signals`` are kept as the decision saw them (without content unless the policy
+    logs it) so that it can be replayed.
     """
 
     id: str
@@ -294,3 +309,5 @@ class Entry:
     overhead_ms: float
     ttft_ms: float | None
     total_ms: float
+    counterfactual: Counterfactual | None = None
+    proxy_nanos: int = 0

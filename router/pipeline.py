@@ -15,14 +15,16 @@ from secrets import token_hex
 from time import perf_counter, time
 from zoneinfo import ZoneInfo
 
+from policies import money
 from policies.addressing import Target, resolve
 from policies.conditions import headers_read, texts_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
-from policies.values import Attempt, Decision, Entry, Features, Outcome, Signals, Usage, View
+from policies.values import Attempt, Counterfactual, Decision, Entry, Features, Outcome, Signals, Usage, View
 from router.admission import Admission
 from router.affinity import Trace
-from router.billing import baseline_nanos, baseline_price, total_nanos
+from router.baseline import Baseline, baseline_backend
+from router.billing import baseline_nanos, proxy_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import Exhausted, RequestError, to_openai
 from router.fleet import Fleet
@@ -78,6 +80,7 @@ class _Exchange:
     grant: Grant = field(default_factory=Grant)
     prompt: Trace = ()
     answer: Answer | None = None
+    counterfactual: Counterfactual | None = None
     attempts: list[Attempt] = field(default_factory=list)
     status: int = 499
     outcome: Outcome = "cancelled"
@@ -115,6 +118,7 @@ class Pipeline:
         store: Store,
         ledger: Ledger,
         telemetry: Telemetry,
+        baseline: Baseline,
     ) -> None:
         self.loaded = loaded
         self.reader = reader
@@ -127,7 +131,8 @@ class Pipeline:
         self._ledger = ledger
         self._admission = Admission(loaded, store)
         self._telemetry = telemetry
-        self._baseline_price = baseline_price(loaded.policy)
+        self._baseline = baseline
+        self._baseline_price = money.price_of(baseline_backend(loaded.policy))
         self._timezone = ZoneInfo(loaded.policy.timezone)
         self._serving = 0
         self._retired = False
@@ -227,20 +232,35 @@ class Pipeline:
         assert exchange.choice is not None
         costs = None
         if exchange.answer is not None and exchange.answer.whole is not None:
-            usage = exchange.attempts[-1].usage or Usage()
-            costs = (total_nanos(exchange.attempts), baseline_nanos(self._baseline_price, usage))
+            usage, counterfactual = self._used(exchange)
+            costs = (total_nanos(exchange.attempts), baseline_nanos(self._baseline_price, usage, counterfactual))
         return served_headers(
             exchange.id, exchange.choice.decision, exchange.choice.signals, exchange.answer, len(exchange.attempts),
             exchange.choice.classify_ms, exchange.added_ms(), costs,
         )  # fmt: skip
+
+    def _used(self, exchange: _Exchange) -> tuple[Usage, Counterfactual | None]:
+        """What the request used in the end, and what the baseline would have instead; the latter once, as it learns."""
+        last = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), None)
+        if last is None or last.usage is None or exchange.choice is None:
+            return Usage(), None
+        if exchange.counterfactual is None:
+            choice, served = exchange.choice, (last.tier, last.backend)
+            exchange.counterfactual = self._baseline.counterfactual(
+                self.loaded.policy, choice.features, choice.signals, choice.view, served, last.usage
+            )
+        return last.usage, exchange.counterfactual
 
     def _write_down(self, exchange: _Exchange) -> None:
         """Make the entry, whatever happened; remember the session where there was an answer."""
         request, attempts, answer = exchange.request, tuple(exchange.attempts), exchange.answer
         choice = exchange.choice or self._undecided(request.features)
         last = attempts[-1] if attempts else None
-        usage = next((attempt.usage for attempt in reversed(attempts) if attempt.usage is not None), Usage())
+        usage, counterfactual = self._used(exchange)
         total_ms = exchange.elapsed_ms()
+        overhead_ms = exchange.overhead_ms
+        if overhead_ms is None:
+            overhead_ms = max(0.0, total_ms - exchange.waited_ms())
         entry = Entry(
             id=exchange.id,
             at=exchange.at,
@@ -259,14 +279,15 @@ class Pipeline:
             attempts=attempts,
             usage=usage,
             cost_nanos=total_nanos(attempts),
-            baseline_nanos=baseline_nanos(self._baseline_price, usage),
+            baseline_nanos=baseline_nanos(self._baseline_price, usage, counterfactual),
             classify_ms=choice.classify_ms,
-            overhead_ms=max(0.0, total_ms - exchange.waited_ms())
-            if exchange.overhead_ms is None
-            else exchange.overhead_ms,
+            overhead_ms=overhead_ms,
             ttft_ms=exchange.ttft_ms,
             total_ms=total_ms,
+            counterfactual=counterfactual,
+            proxy_nanos=proxy_nanos(self.loaded.policy.ledger.proxy_hour_usd, overhead_ms),
         )
+        self._baseline.learn((entry,))
         self._ledger.record(entry, exchange.grant)
         self._telemetry.left(entry)
         if answer is not None and self.loaded.policy.session.sticky:

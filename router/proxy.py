@@ -21,6 +21,7 @@ from policies.money import GpuClock
 from policies.schema import Policy
 from router import encoders, wire
 from router.backends import open_backends
+from router.baseline import Baseline
 from router.dispatch import Dispatcher
 from router.errors import RequestError
 from router.fleet import Fleet
@@ -54,6 +55,7 @@ class Proxy:
         self._no_encoder = "the encoder is warming up"
         self._policy_problem = ""
         self._rests = SharedRests(store)
+        self.baseline = Baseline()
         self._retiring: set[asyncio.Task[None]] = set()
         self.draining = False
         self._take(loaded)
@@ -66,7 +68,9 @@ class Proxy:
         reader = SignalReader()
         self._point(reader, loaded.policy)
         fleet = Fleet(dispatcher, loaded.policy)
-        self.pipeline = Pipeline(loaded, reader, dispatcher, fleet, self._store, self._ledger, self._telemetry)
+        self.pipeline = Pipeline(
+            loaded, reader, dispatcher, fleet, self._store, self._ledger, self._telemetry, self.baseline
+        )
 
     @property
     def policy(self) -> Policy:

@@ -329,6 +329,11 @@ class JournalFile:
         for (body,) in rows:
             yield bytes(body)
 
+    def newest(self, count: int) -> Iterator[bytes]:
+        """The JSON of the newest entries, newest first."""
+        for (body,) in self._db.execute("SELECT body FROM entries ORDER BY number DESC LIMIT ?", (count,)):
+            yield bytes(body)
+
 
 def pack_lines(lines: Sequence[Line]) -> dict[tuple[int, str], bytes]:
     """What some entries add up to, charges to budgets included."""

@@ -225,7 +225,7 @@ def _add(entry: Entry, tallies: Mapping[Cell, Tally]) -> None:
         served.money["cost"] += entry.cost_nanos - sum(attempt.cost_nanos or 0 for attempt in entry.attempts)
         if entry.baseline_nanos is not None:
             served.money["baseline"] += entry.baseline_nanos
-            served.money["saving"] += entry.baseline_nanos - entry.cost_nanos
+            served.money["saving"] += entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
 
 
 def _add_attempts(entry: Entry, tallies: Mapping[Cell, Tally]) -> None:
@@ -278,7 +278,8 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
         _add(entry, cells)
         spend[hour][int(entry.at % 3600 // 900)] += spent(entry)
         if entry.cost_nanos is not None and entry.baseline_nanos is not None:
-            savings[hour].append((entry.baseline_nanos - entry.cost_nanos, entry.baseline_nanos))
+            saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
+            savings[hour].append((saving, entry.baseline_nanos))
     packed = {(cell.hour, cell.field): tally.pack() for cell, tally in cells.items()}
     for hour, quarters in spend.items():
         packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))

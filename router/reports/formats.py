@@ -15,6 +15,11 @@ from router.reports.gpus import GpuBill
 from router.reports.report import Report, Row
 from router.reports.savings import Interval
 
+_MODELLED = (
+    "baseline: modelled request by request: tokens in as its tokenizer would count them and tokens out as long as its "
+    "tier writes (ratios learned from these entries, 1 where nothing is known yet), a conversation's prefix cached, no "
+    "retries or escalations; the saving pays for those and for the proxy's own time"
+)
 _MONEY = ("cost", "wasted", "baseline", "saving")
 _COUNTS = (
     "requests", "errors", "cancelled", "unpriced", "estimated", "attempts", "failed_attempts", "input_tokens",
@@ -107,6 +112,8 @@ def remarks(report: Report) -> list[str]:
             f"95% interval {dollars(low, places)} to {dollars(high, places)} "
             f"({report.interval.low_share:+.1%} to {report.interval.high_share:+.1%})"
         )
+    if report.total.baseline_nanos:
+        lines.append(_MODELLED)
     if report.total.wasted_nanos:
         wasted = dollars(report.total.wasted_nanos, decimals(report.total.cost_nanos))
         lines.append(f"{wasted} of the cost went into attempts that did not answer")

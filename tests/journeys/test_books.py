@@ -62,7 +62,10 @@ def test_totals_equal_the_sum_of_entries(tmp_path: Path, cache: Path) -> None:
     assert total["cost_nanos"] == sum(entry.cost_nanos or 0 for entry in entries) == spent
     assert total["input_tokens"] + total["output_tokens"] == tokens
     assert sum(row["cost_nanos"] for row in found["rows"]) == spent
-    assert total["saving_nanos"] == sum((entry.baseline_nanos or 0) - (entry.cost_nanos or 0) for entry in entries)
+    assert total["saving_nanos"] == sum(
+        (entry.baseline_nanos or 0) - (entry.cost_nanos or 0) - entry.proxy_nanos for entry in entries
+    )
+    assert all(entry.proxy_nanos > 0 for entry in entries)
     assert json.loads(run_report(data, "--json", "--journal", str(data / JOURNAL_NAME)))["total"] == total
 
 

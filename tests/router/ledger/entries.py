@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from policies.values import (
     Attempt,
+    Counterfactual,
     Decision,
     Entry,
     Estimate,
@@ -110,4 +111,6 @@ entries = st.builds(
     stream=st.booleans(), decision=decisions, features=features, signals=st.none() | signals, view=views,
     attempts=st.lists(attempts, max_size=3).map(tuple), usage=usages, cost_nanos=_nanos, baseline_nanos=_nanos,
     classify_ms=_ms, overhead_ms=_ms, ttft_ms=st.none() | _ms, total_ms=_ms,
+    counterfactual=st.none() | st.builds(Counterfactual, _names, _probabilities, _probabilities, _tokens),
+    proxy_nanos=st.integers(0, 10**9),
 )  # fmt: skip

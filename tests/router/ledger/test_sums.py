@@ -58,7 +58,7 @@ def test_cells_conserve_every_nano_dollar_token_and_request(made: Sequence[Entry
     used = [usage for e in made for usage in ([a.usage for a in e.attempts if a.usage] or [e.usage])]
     assert total.counts["input_tokens"] == sum(usage.input_tokens for usage in used)
     known = [e for e in made if e.cost_nanos is not None and e.baseline_nanos is not None]
-    assert total.money["saving"] == sum((e.baseline_nanos or 0) - (e.cost_nanos or 0) for e in known)
+    assert total.money["saving"] == sum((e.baseline_nanos or 0) - (e.cost_nanos or 0) - e.proxy_nanos for e in known)
     assert sum(total.latencies["total"].values()) == len(made)
 
 

@@ -1,0 +1,103 @@
+"""What the policy's baseline tier would have done with a request that something else may have answered.
+
+Four things differ from what was done. The text is counted by another tokenizer, and another model writes more or less:
+both are ratios, learned from what backends and tiers report in the ledger's own entries. A conversation that had been
+the baseline's from its beginning would have its prefix in the cache there. And it would have been asked once: retries,
+escalations, hedges and the proxy's own time are in what was spent, never in the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from policies.schema import Backend, Policy
+from policies.values import Counterfactual, Entry, Features, Signals, Usage, View
+from router.ledger.ratios import Ratios
+from router.usage import CHARACTERS_PER_TOKEN
+
+_PRIOR_TOKENS = 2_000.0
+_PRIOR_ANSWERS = 20.0
+
+SMALLEST_PREFIX = 1_024
+"""Tokens below which hosted models keep no prefix (OpenAI, "Prompt caching")."""
+
+
+def baseline_backend(policy: Policy) -> Backend:
+    """The backend that the baseline is priced by: the baseline tier's first."""
+    return policy.tiers[policy.baseline].backends[0]
+
+
+def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
+    """The tokens that the baseline would have used, from those that were used. Audio is the same length to all."""
+    heard = min(usage.audio_input_tokens, usage.input_tokens)
+    taken = heard + round((usage.input_tokens - heard) * counterfactual.input_ratio)
+    spoken = min(usage.audio_output_tokens, usage.output_tokens)
+    cached = min(taken, counterfactual.cached_input_tokens)
+    written = min(round(usage.cache_write_tokens * counterfactual.input_ratio), taken - cached)
+    return replace(
+        usage,
+        input_tokens=taken,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(round(usage.cache_write_1h_tokens * counterfactual.input_ratio), written),
+        output_tokens=spoken + round((usage.output_tokens - spoken) * counterfactual.output_ratio),
+        reasoning_tokens=round(usage.reasoning_tokens * counterfactual.output_ratio),
+    )
+
+
+def lost_prefix(features: Features, view: View, served: str, baseline: str) -> int:
+    """Tokens, as we estimate them, of a conversation's prefix that is warm nowhere because it moved between backends.
+
+    All but the last message, where the answer or the one before it was not the baseline's. How long ago that was is
+    not asked: this errs in the baseline's favour.
+    """
+    at_home = served == baseline and (view.session is None or view.session.backend == baseline)
+    if features.turns < 2 or at_home:
+        return 0
+    prefix = features.input_tokens - features.last_characters // CHARACTERS_PER_TOKEN
+    return prefix if prefix >= SMALLEST_PREFIX else 0
+
+
+class Baseline:
+    """What has been learned of how models count and how much they write, in one process; it outlives a policy."""
+
+    def __init__(self) -> None:
+        self._taken = Ratios(_PRIOR_TOKENS)
+        self._written = Ratios(_PRIOR_ANSWERS)
+
+    def learn(self, entries: Iterable[Entry]) -> None:
+        """Learn from whole answers with measured usage; one that its limit cut short says nothing of its length."""
+        for entry in entries:
+            usage, features = entry.usage, entry.features
+            if entry.outcome != "ok" or not entry.backend or not usage.measured or not usage.output_tokens:
+                continue
+            domain, kind = _stratum(features, entry.signals)
+            if features.input_tokens and not (features.has_images or usage.audio_input_tokens):
+                self._taken.learn(entry.backend, domain, "", usage.input_tokens, features.input_tokens)
+            limit = features.max_output_tokens
+            if features.choices == 1 and (limit is None or usage.output_tokens < limit):
+                self._written.learn(entry.tier, domain, kind, usage.output_tokens, 1.0)
+
+    def counterfactual(
+        self, policy: Policy, features: Features, signals: Signals | None, view: View, served: tuple[str, str],
+        usage: Usage,
+    ) -> Counterfactual:  # fmt: skip
+        """What the baseline would have done with a request that used this much at ``served``, a tier and a backend."""
+        (tier, backend), baseline = served, baseline_backend(policy).name
+        domain, _ = _stratum(features, signals)
+        taken = self._taken.ratio(baseline, backend, domain)
+        written = self._written.ratio(policy.baseline, tier, domain)
+        limit = features.max_output_tokens
+        if limit is not None and usage.output_tokens:
+            written = min(written, max(1.0, limit * features.choices / usage.output_tokens))
+        share = lost_prefix(features, view, backend, baseline) / max(1, features.input_tokens)
+        cached = max(usage.cached_input_tokens, round(share * usage.input_tokens))
+        return Counterfactual(baseline, taken, written, round(cached * taken))
+
+
+def _stratum(features: Features, signals: Signals | None) -> tuple[str, str]:
+    """A request's domain, and within it the kind of request whose answers are about as long."""
+    domain = signals.domain if signals is not None and signals.knows_domain else ""
+    band = (signals.band if signals is not None else None) or ""
+    return domain, f"{band} tools" if features.has_tools else band
