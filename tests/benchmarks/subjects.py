@@ -135,21 +135,21 @@ def floor(url: str) -> Iterator[Subject]:
 
 @contextmanager
 def tierwise(
-    url: str, folder: Path, *options: str, more: str = "", part: str | None = None, store: str = ""
+    url: str, folder: Path, *options: str, more: str = "", part: str | None = None, policy: str = POLICY
 ) -> Iterator[Subject]:
     """Tierwise in front of an upstream, with all that it does switched on. ``model`` is the tier ``small``.
 
-    ``more`` is added to the policy; ``part`` is the classifier's look to wait for; ``store`` is a Redis URL.
+    ``more`` is added to the policy; ``part`` is the classifier's look to wait for.
     """
-    policy = folder / "policy.yaml"
-    policy.write_text(POLICY.format(url=url, model=MODEL, more=more) + (f'redis: "{store}"\n' if store else ""))
+    file = folder / "policy.yaml"
+    file.write_text(policy.format(url=url, model=MODEL, more=more))
     port = _free_port()
     serve = (
         sys.executable,
         "-m",
         "router.cli",
         "serve",
-        str(policy),
+        str(file),
         "--port",
         str(port),
         "--data-dir",

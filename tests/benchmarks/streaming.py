@@ -1,0 +1,61 @@
+"""What a router costs a stream: ``python -m tests.benchmarks.streaming [--with sglang,vllm,litellm]``.
+
+Streams of 100 chunks that leave the upstream one by one. Time to the first event alone and with eight streams at once,
+chunks a second with 32 streams, CPU per chunk; each subject on one core, upstream and load on the other.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks import figures, load, machine, subjects
+from tests.benchmarks.overhead import bodies
+
+
+def measure(subject: subjects.Subject, seconds: float, direct: dict[int, float]) -> dict[str, float]:
+    """One round of one subject. ``direct`` has the first byte's p50 without a proxy, by concurrency, in ms."""
+    measured: dict[str, float] = {}
+    wires = bodies(subject.model, stream=True)
+    load.drive(subject.url, wires, 8, 0, requests=50)
+    for concurrency in (1, 8, 32):
+        began = machine.cpu_of(subject.pids)
+        result = load.drive(subject.url, wires, concurrency, seconds)
+        cpu = machine.cpu_of(subject.pids) - began
+        if result.failures:
+            raise RuntimeError(f"{subject.name} failed {len(result.failures)} streams: {result.failures[0][:200]!r}")
+        first = load.quantile(result.first_bytes, 0.5) * 1e3
+        if not subject.pids:
+            direct[concurrency] = first
+        if concurrency < 32:
+            measured[f"first byte ms at {concurrency}"] = first
+            if subject.pids:
+                measured[f"added ms at {concurrency}"] = first - direct[concurrency]
+        else:
+            measured["chunks/s at 32"] = result.chunks / result.seconds
+            if subject.pids:
+                measured["CPU µs a chunk"] = cpu / result.chunks * 1e6
+    return measured
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = figures.parser(__doc__, rounds=5, seconds=2)
+    options.add_argument("--with", dest="peers", default="", help=f"peers, of: {', '.join(subjects.PEERS)}")
+    args = options.parse_args(arguments)
+    machine.pin(machine.cores()[1])
+    found = figures.Figures("streaming")
+    peers = [name for name in args.peers.split(",") if name]
+    with tempfile.TemporaryDirectory() as folder, subjects.side_by_side(Path(folder), peers) as running:
+        direct, *others = running
+        found.versions = {subject.name: subject.version for subject in running}
+        for number in range(args.rounds):
+            baseline: dict[int, float] = {}
+            for subject in (direct, *figures.rotated(others, number)):
+                found.add(subject.name, **measure(subject, args.seconds, baseline))
+    found.print("floor")
+    found.write(args.json)
+
+
+if __name__ == "__main__":
+    main()
