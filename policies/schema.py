@@ -175,7 +175,7 @@ class Escalate(Section):
 
 
 class Tier(Section):
-    """An ordered class of interchangeable backends, and what is known of how good its answers are.
+    """An ordered class of interchangeable backends, how much they take together, and how good their answers are.
 
     ``trained_as`` names the model of the artifact that stands for this tier; ``quality`` states benchmark scores;
     ``size_b`` is billions of parameters. Whichever is known first is used, in that order.
@@ -185,6 +185,7 @@ class Tier(Section):
     trained_as: str | None = None
     quality: Mapping[str, Share] = {}
     size_b: Annotated[float, Field(gt=0)] | None = None
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
     escalate: Escalate | None = None
 
 

@@ -14,6 +14,7 @@ from policies.values import Attempt, Decision
 from router.backends import Backend
 from router.errand import Answer, Errand, Order
 from router.lane import Lane
+from router.slots import Slots
 
 __all__ = ["Answer", "Dispatcher", "Order"]
 
@@ -37,11 +38,19 @@ class Dispatcher:
         self.clock = asyncio.get_running_loop().time
         self._resting: set[str] = set()
         self._tell = on_rest
-        escalate = {config.name: tier.escalate for tier in policy.tiers.values() for config in tier.backends}
-        self.lanes: Mapping[str, Lane] = {
-            name: Lane(backend, policy, self.clock, wall, self._rests, escalate.get(name))
-            for name, backend in backends.items()
+        tier_of = {config.name: name for name, tier in policy.tiers.items() for config in tier.backends}
+        bounds = {
+            name: Slots(tier.max_in_flight, what="tier")
+            for name, tier in policy.tiers.items()
+            if tier.max_in_flight is not None
         }
+        self.lanes: Mapping[str, Lane] = {
+            name: Lane(
+                backend, policy, self.clock, wall, self._rests,
+                policy.tiers[tier_of[name]].escalate, bounds.get(tier_of[name]),
+            )
+            for name, backend in backends.items()
+        }  # fmt: skip
         self.windows: Mapping[str, int] = {
             name: window for name, lane in self.lanes.items() if (window := lane.backend.config.context_window)
         }

@@ -7,6 +7,7 @@ attempt holds is held by a `lane.Flight`, and let go when it lands.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import random
@@ -91,7 +92,7 @@ class Answer:
 class Errand:
     """The attempts of one request under one decision."""
 
-    __slots__ = ("_deadline", "_decision", "_dispatcher", "_errors", "_order", "_poor", "_trail")
+    __slots__ = ("_deadline", "_decision", "_dispatcher", "_errors", "_order", "_poor", "_queued", "_trail")
 
     def __init__(
         self, dispatcher: Dispatcher, order: Order, decision: Decision, trail: list[Attempt], deadline: float
@@ -100,6 +101,7 @@ class Errand:
         self._dispatcher, self._order, self._decision = dispatcher, order, decision
         self._trail, self._deadline = trail, deadline
         self._errors: list[UpstreamError] = []
+        self._queued: dict[str, float] = defaultdict(float)
         self._poor: Answer | None = None
 
     async def run(self) -> Answer:
@@ -182,10 +184,13 @@ class Errand:
                 won.serve()
 
     async def _board(self, lane: Lane, step: Step) -> Flight:
-        """Pass the breaker and take a slot. A refusal of our own goes into the trail as a rejected attempt."""
+        """Pass the breaker and take a slot. A refusal of our own goes into the trail as a rejected attempt.
+
+        A tier's queues together are waited in no longer than for a first token, whichever of its backends they are for.
+        """
         limits, now = lane.limits, self._dispatcher.clock()
         spare = self._spare(step)
-        patience = max(0.0, min(limits.first_token, self._deadline - now))
+        patience = max(0.0, min(limits.first_token - self._queued[step.tier], self._deadline - now))
         if any(other.tier == step.tier and self._dispatcher.lanes[other.backend].slots.free for other in spare):
             patience = 0.0
         try:
@@ -196,6 +201,7 @@ class Errand:
                 lane.settle("rejected", "full", None, probe=probe)
                 raise
         except UpstreamError as error:
+            self._queued[step.tier] += self._dispatcher.clock() - now
             refused = Attempt(step.backend, step.tier, lane.model, "rejected", error=error.kind, phase="connect")
             self._trail.append(replace(refused, cost_nanos=0))
             raise

@@ -47,10 +47,12 @@ class Lane:
         wall: Callable[[], float] = time.time,
         on_rest: Callable[[str, float], None] = lambda name, seconds: None,
         escalate: schema.Escalate | None = None,
+        within: Slots | None = None,
     ) -> None:
         """``on_rest`` is told when the backend begins to rest, and for how many seconds.
 
-        ``escalate`` has the checks that an answer of the backend's tier must pass.
+        ``escalate`` has the checks that an answer of the backend's tier must pass, ``within`` the tier's slots where
+        the policy bounds them.
         """
         config = backend.config
         self.backend = backend
@@ -58,7 +60,7 @@ class Lane:
         self.model = config.model
         self.precision = config.precision or ""
         self.limits = Limits(config.timeouts or policy.timeouts)
-        self.slots = Slots(config.max_in_flight, clock)
+        self.slots = Slots(config.max_in_flight, within)
         self.price = money.price_of(config)
         self.gpu = money.GpuClock(self.price.hour, wall()) if isinstance(self.price, money.GpuRates) else None
         self.clock, self.wall = clock, wall

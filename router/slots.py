@@ -1,10 +1,9 @@
-"""How many calls one backend takes at once, and who waits when it takes no more."""
+"""How many calls a backend, or a tier of them, takes at once, and who waits when it takes no more."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 from router.errors import UpstreamError
 
@@ -19,21 +18,22 @@ class Slots:
     """``limit`` slots, and places to wait for one, first come first served.
 
     Nobody joins the queue who would, going by how long calls have lately held a slot, wait longer than they can.
-    ``clock`` gives seconds.
+    ``within`` are slots of a larger whole: whoever takes one here has one there too. ``what`` names whose they are.
     """
 
-    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: int, within: Slots | None = None, what: str = "backend") -> None:
         self.limit = limit
         self.places = max(_FEWEST_PLACES, limit)
+        self.within = within
         self.in_flight = 0
-        self._clock = clock
+        self._what = what
         self._held_for: float | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
     def free(self) -> bool:
         """Whether a call would be let in at once."""
-        return self.in_flight < self.limit and not self._queue
+        return self.in_flight < self.limit and not self._queue and (self.within is None or self.within.free)
 
     @property
     def waiting(self) -> int:
@@ -42,16 +42,32 @@ class Slots:
 
     def expected_wait(self) -> float:
         """Seconds until a call that came now would have a slot."""
-        if self.free:
+        outside = self.within.expected_wait() if self.within is not None else 0.0
+        return max(outside, self._wait())
+
+    def _wait(self) -> float:
+        if self.in_flight < self.limit and not self._queue:
             return 0.0
         return (len(self._queue) + 1) * (self._held_for or 0.0) / self.limit
 
     async def take(self, patience: float) -> None:
         """Take a slot, waiting at most ``patience`` seconds. Raises `UpstreamError` of kind ``full``."""
+        if self.within is None:
+            return await self._take(patience)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        await self.within.take(patience)
+        try:
+            await self._take(end - loop.time())
+        except BaseException:
+            self.within.give_back(None)
+            raise
+
+    async def _take(self, patience: float) -> None:
         if self.in_flight < self.limit and not self._queue:
             self.in_flight += 1
             return
-        wait = self.expected_wait()
+        wait = self._wait()
         if wait > patience or len(self._queue) >= self.places:
             raise self._full(wait)
         loop = asyncio.get_running_loop()
@@ -67,15 +83,18 @@ class Slots:
             raise
         except TimeoutError:
             self._forget(turn)
-            raise self._full(self.expected_wait()) from None
+            raise self._full(self._wait()) from None
         finally:
             timer.cancel()
 
-    def give_back(self, held_for: float) -> None:
-        """Return a slot that was held for this many seconds; the first in the queue has it."""
-        mean = self._held_for
-        self._held_for = held_for if mean is None else mean + _MEMORY * (held_for - mean)
+    def give_back(self, held_for: float | None) -> None:
+        """Return a slot that was held for this many seconds, None where no call was made; the next in line has it."""
+        if held_for is not None:
+            mean = self._held_for
+            self._held_for = held_for if mean is None else mean + _MEMORY * (held_for - mean)
         self._pass_on()
+        if self.within is not None:
+            self.within.give_back(held_for)
 
     def _pass_on(self) -> None:
         while self._queue:
@@ -90,7 +109,7 @@ class Slots:
             self._queue.remove(turn)
 
     def _full(self, wait: float) -> UpstreamError:
-        message = "The backend is full and its queue is too long."
+        message = f"The {self._what} is full and its queue is too long."
         return UpstreamError("full", message, phase="connect", retry_after=wait)
 
 
