@@ -129,6 +129,14 @@ def cost(usage: Usage, price: Price | None) -> Decimal | Unpriced:
 def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
     """Kinds that overlap in what is reported are billed once: cached before written before audio, reasoning first."""
     rates = price.of(usage)
+    if not (
+        usage.cached_input_tokens
+        or usage.cache_write_tokens
+        or usage.reasoning_tokens
+        or usage.audio_input_tokens
+        or usage.audio_output_tokens
+    ):
+        return rates.input * usage.input_tokens + rates.output * usage.output_tokens + rates.request
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     written = min(usage.cache_write_tokens, usage.input_tokens - cached)
     written_1h = min(usage.cache_write_1h_tokens, written)

@@ -33,7 +33,9 @@ class Admission:
         A budget that downgrades is still charged. The grant of a refused request says when to come back.
         """
         grant = _NO_GRANT
-        while self._loaded.policy.budgets and decision.refusal is None and (due := budgets_for(self._loaded, features, signals, view)):
+        if not self._loaded.policy.budgets:
+            return view, decision, grant
+        while decision.refusal is None and (due := budgets_for(self._loaded, features, signals, view)):
             amounts = {step: self._claims(due, features, view, (step,)) for step in decision.steps}
             first = _dearest(amounts[decision.steps[0]])
             affordable = tuple(step for step in decision.steps if _dearest(amounts[step]) <= first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -27,6 +28,10 @@ def _remember(baseline: Baseline, journal: Path) -> None:
         baseline.learn(map(decode, JournalSource(journal).newest(_REMEMBERED)))
 
 
+_YOUNG = 20_000
+"""Objects made before the garbage collector looks at them: requests leave no cycles, so looking seldom loses little."""
+
+
 @asynccontextmanager
 async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
     """Open everything a worker needs, in order; close it in reverse: the ledger is flushed before the store goes.
@@ -49,5 +54,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         for background in (proxy.warm(), proxy.follow_policy(), proxy.listen(), proxy.keys.follow()):
             stack.callback(asyncio.create_task(background).cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.reload)
+        gc.freeze()
+        gc.set_threshold(_YOUNG)
         yield proxy
         proxy.draining = True

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from policies.schema import Limits
 from router.errors import shape
+from router.joined import Joined
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Guarded(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to look after the connection; where there are too many, make room or refuse it."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
         self._timer = self.loop.call_later(self._head / _LOOKS, self._look)
         if len(self.connections) > self._most:
             self._make_room()

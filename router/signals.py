@@ -74,9 +74,9 @@ class SignalReader:
         except Exception:
             log.exception("the classifier failed; the policy leans to its baseline")
             return Signals(missing=("the classifier failed",))
-        if classifier.looks != "full" or not could_flip(loaded, features, first, view):
-            return first
         deadline = loaded.policy.classifier.deadline.total_seconds()
+        if classifier.looks != "full" or deadline <= 0 or not could_flip(loaded, features, first, view):
+            return first
         try:
             async with asyncio.timeout(deadline):
                 return await asyncio.get_running_loop().run_in_executor(self._thread, classifier.second_look, features)

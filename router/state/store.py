@@ -86,6 +86,7 @@ class RedisStore:
         self._sessions: OrderedDict[str, tuple[Session | None, float]] = OrderedDict()
         self._unsaved: dict[str, tuple[bytes, int]] = {}
         self._spend: dict[int, tuple[int, ...]] = {}
+        self._today: dict[str, Decimal] = {}
         self._me = uuid.uuid4().hex[:12]
         self._weights: dict[str, int] = {}
         self._others: dict[str, int] = {}
@@ -173,14 +174,15 @@ class RedisStore:
 
     async def spent_today(self, timezone: str = "UTC") -> Decimal:
         """Dollars since midnight in a time zone, as of the last `tick`; never waits."""
-        zone = ZoneInfo(timezone)
-        midnight = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-        return usd(sum(
-            dollars * NANOS_PER_USD + rest
-            for hour, spend in self._spend.items()
-            for quarter, (dollars, rest) in enumerate(zip(spend[::2], spend[1::2], strict=True))
-            if hour * 3600 + quarter * 900 >= midnight
-        ))  # fmt: skip
+        if timezone not in self._today:
+            midnight = datetime.now(ZoneInfo(timezone)).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+            self._today[timezone] = usd(sum(
+                dollars * NANOS_PER_USD + rest
+                for hour, spend in self._spend.items()
+                for quarter, (dollars, rest) in enumerate(zip(spend[::2], spend[1::2], strict=True))
+                if hour * 3600 + quarter * 900 >= midnight
+            ))  # fmt: skip
+        return self._today[timezone]
 
     async def reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> Grant:
         """Take a request's worst case from all its budgets, or from none and say which stand in the way.
@@ -197,7 +199,7 @@ class RedisStore:
         except StoreAway:
             refused = self._refused_while_away(claims)
             return Grant(tuple(claims), exceeded=refused, retry_after=_AWAY_RETRY_SECONDS if refused else 0.0)
-        for claim, (_, *left) in zip(claims, answers, strict=True):
+        for claim, (_, _, *left) in zip(claims, answers, strict=True):
             nanos, tokens, requests = (None if amount < 0 else amount for amount in left)
             self._shares.know(claim, (nanos, tokens, requests))
         verdicts = [verdict for verdict, *_ in answers]
@@ -206,9 +208,9 @@ class RedisStore:
             members = (f"{request_id}:{amount.nanos}:{amount.tokens}:{amount.requests}" for amount in amounts)
             accounts = (claim.account.field for claim in claims)
             return Grant(tuple(claims), tuple(zip(accounts, members, strict=True)))
-        over = [(claim, verdict) for claim, verdict in zip(claims, verdicts, strict=True) if verdict]
-        waits = (c.account.until.timestamp() - time() if verdict == 1 else _HELD_RETRY_SECONDS for c, verdict in over)
-        return Grant(tuple(claims), exceeded=tuple(c.account.name for c, _ in over), retry_after=max(0.0, *waits, 0.0))
+        over = [(claim.account, *answer[:2]) for claim, answer in zip(claims, answers, strict=True) if answer[0]]
+        waits = (a.room_at(gone) - time() if verdict == 1 else _HELD_RETRY_SECONDS for a, verdict, gone in over)
+        return Grant(tuple(claims), exceeded=tuple(a.name for a, *_ in over), retry_after=max(0.0, *waits, 0.0))
 
     def _refused_while_away(self, claims: Sequence[Claim]) -> tuple[str, ...]:
         closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")
@@ -217,16 +219,19 @@ class RedisStore:
 
     async def _reserve(self, asked: Sequence[_Asked]) -> list[list[tuple[int, ...]]]:
         keys: list[str] = []
-        arguments: list[Any] = [self._retention]
+        arguments: list[Any] = []
         for one in asked:
             arguments += (one.request_id, int(one.patience.total_seconds()), len(one.claims))
             for claim in one.claims:
-                keys += self._account(claim.account.field)
+                rolling, earlier = claim.account.rolling, claim.account.earlier
+                for field in (claim.account.field, *earlier):
+                    keys += self._account(field)
+                arguments += (2 * int(rolling.total_seconds()) if rolling else self._retention, len(earlier))
                 arguments += (-1 if limit is None else limit for limit in claim.limits)
                 arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
         async with asyncio.timeout(RESERVE_SECONDS):
             numbers = iter(await self._reserve_script.run(keys, arguments))
-        return [[tuple(map(int, islice(numbers, 4))) for _ in one.claims] for one in asked]
+        return [[tuple(map(int, islice(numbers, 5))) for _ in one.claims] for one in asked]
 
     def exchange_weights(self, weights: Mapping[str, int]) -> Mapping[str, int]:
         """Say with the next `tick` what this proxy has in flight on each GPU backend; what others had at the last."""
@@ -249,6 +254,7 @@ class RedisStore:
 
         Returns whether it answered.
         """
+        self._today = {}
         unsaved, self._unsaved = self._unsaved, {}
         rests, self._new_rests = self._new_rests, {}
         now = time()
@@ -276,6 +282,7 @@ class RedisStore:
                 await asyncio.to_thread(self._revive)
             return False
         self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
+        self._today = {}
         self._proxies = int(answers[-4])
         self._shares.forget(now)
         self._others = self._weights_of_others(answers[-2], now)

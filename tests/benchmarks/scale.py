@@ -64,14 +64,12 @@ def backends(url: str, size: int) -> float:
 
 
 def round_trips(url: str) -> float:
-    """Commands that the store was sent per request, while the proxy is kept busy."""
+    """How often the store was read from a connection per request, while the proxy is kept busy."""
     with fresh(url) as (subject, folder):
         store = redis.Redis(unix_socket_path=str(folder / "store" / "store.sock"))
-        before = store.info("commandstats")
+        before = store.info("stats")["total_reads_processed"]
         result = load.drive(subject.url, bodies("tier/small"), 64, 5)
-        after = store.info("commandstats")
-        calls = sum(after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after)
-        return calls / result.requests
+        return (store.info("stats")["total_reads_processed"] - before) / result.requests
 
 
 def workers(url: str, number: int) -> float:
@@ -98,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for what, grown in grows.items():
                 for size in args.sizes:
                     found.add(what, **{f"µs at {size:,}": grown(url, size)})
-            found.add("store commands a request", ratio=round_trips(url))
+            found.add("store round trips a request", ratio=round_trips(url))
             for number in (1, 2):
                 found.add(f"{number} worker{'s' * (number > 1)}", **{"requests per CPU second": workers(url, number)})
     found.print()
