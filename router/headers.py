@@ -7,6 +7,13 @@ from policies.values import Decision, Signals
 from router.dispatch import Answer
 
 _LONGEST_REASON = 600
+_NAMES = {
+    name: f"x-tierwise-{name}".encode()
+    for name in (
+        "request-id", "tier", "backend", "model", "reason", "attempts", "classify-ms", "overhead-ms", "domain",
+        "complexity", "cost-usd", "baseline-usd",
+    )
+}  # fmt: skip
 
 
 def served_headers(
@@ -37,7 +44,7 @@ def served_headers(
     }
     for name, nanos in zip(("cost-usd", "baseline-usd"), costs or (), strict=False):
         values[name] = None if nanos is None else f"{usd(nanos):f}"
-    return [(f"x-tierwise-{name}".encode(), _printable(value)) for name, value in values.items() if value]
+    return [(_NAMES[name], _printable(value)) for name, value in values.items() if value]
 
 
 def _printable(value: str) -> bytes:

@@ -13,6 +13,7 @@ from math import ceil
 from random import random
 from secrets import token_hex
 from time import perf_counter, time
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from policies import money
@@ -68,6 +69,14 @@ class Served:
     body: bytes | AsyncIterator[bytes]
 
 
+class _Used(NamedTuple):
+    """The tokens of an answer, what the baseline would have used in its place, and the nano-dollars of that."""
+
+    usage: Usage
+    counterfactual: Counterfactual | None
+    baseline_nanos: int | None
+
+
 @dataclass(slots=True)
 class _Exchange:
     """What has come of one request so far; the entry is made of it, wherever the request ended."""
@@ -80,7 +89,7 @@ class _Exchange:
     grant: Grant = field(default_factory=Grant)
     prompt: Trace = ()
     answer: Answer | None = None
-    counterfactual: Counterfactual | None = None
+    used: _Used | None = None
     attempts: list[Attempt] = field(default_factory=list)
     status: int = 499
     outcome: Outcome = "cancelled"
@@ -232,31 +241,32 @@ class Pipeline:
         assert exchange.choice is not None
         costs = None
         if exchange.answer is not None and exchange.answer.whole is not None:
-            usage, counterfactual = self._used(exchange)
-            costs = (total_nanos(exchange.attempts), baseline_nanos(self._baseline_price, usage, counterfactual))
+            costs = (total_nanos(exchange.attempts), self._used(exchange).baseline_nanos)
         return served_headers(
             exchange.id, exchange.choice.decision, exchange.choice.signals, exchange.answer, len(exchange.attempts),
             exchange.choice.classify_ms, exchange.added_ms(), costs,
         )  # fmt: skip
 
-    def _used(self, exchange: _Exchange) -> tuple[Usage, Counterfactual | None]:
-        """What the request used in the end, and what the baseline would have instead; the latter once, as it learns."""
-        last = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), None)
-        if last is None or last.usage is None or exchange.choice is None:
-            return Usage(), None
-        if exchange.counterfactual is None:
+    def _used(self, exchange: _Exchange) -> _Used:
+        """What the request used in the end, and what the baseline would have instead; found once, as it learns."""
+        if exchange.used is None:
+            last = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), None)
+            if last is None or last.usage is None or exchange.choice is None:
+                return _Used(Usage(), None, baseline_nanos(self._baseline_price, Usage(), None))
             choice, served = exchange.choice, (last.tier, last.backend)
-            exchange.counterfactual = self._baseline.counterfactual(
+            counterfactual = self._baseline.counterfactual(
                 self.loaded.policy, choice.features, choice.signals, choice.view, served, last.usage
             )
-        return last.usage, exchange.counterfactual
+            nanos = baseline_nanos(self._baseline_price, last.usage, counterfactual)
+            exchange.used = _Used(last.usage, counterfactual, nanos)
+        return exchange.used
 
     def _write_down(self, exchange: _Exchange) -> None:
         """Make the entry, whatever happened; remember the session where there was an answer."""
         request, attempts, answer = exchange.request, tuple(exchange.attempts), exchange.answer
         choice = exchange.choice or self._undecided(request.features)
         last = attempts[-1] if attempts else None
-        usage, counterfactual = self._used(exchange)
+        used = self._used(exchange)
         total_ms = exchange.elapsed_ms()
         overhead_ms = exchange.overhead_ms
         if overhead_ms is None:
@@ -277,14 +287,14 @@ class Pipeline:
             signals=choice.signals,
             view=choice.view,
             attempts=attempts,
-            usage=usage,
+            usage=used.usage,
             cost_nanos=total_nanos(attempts),
-            baseline_nanos=baseline_nanos(self._baseline_price, usage, counterfactual),
+            baseline_nanos=used.baseline_nanos,
             classify_ms=choice.classify_ms,
             overhead_ms=overhead_ms,
             ttft_ms=exchange.ttft_ms,
             total_ms=total_ms,
-            counterfactual=counterfactual,
+            counterfactual=used.counterfactual,
             proxy_nanos=proxy_nanos(self.loaded.policy.ledger.proxy_hour_usd, overhead_ms),
         )
         self._baseline.learn((entry,))
