@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from bisect import bisect_left
 from collections import defaultdict
@@ -82,6 +83,7 @@ class Telemetry(Collector):
     def collect(self) -> Iterator[Metric]:
         """What has been counted, when the metrics are asked for."""
         yield GaugeMetricFamily("tierwise_in_flight", "Requests being answered.", self._in_flight)
+        yield GaugeMetricFamily("tierwise_tasks", "Tasks of the event loop.", _tasks())
         counters = (self._requests, self._attempts, self._tokens, self._cost, self._unpriced)
         for counted in (*counters, self._classify, self._overhead, self._ttft, self._total):
             yield counted.family()
@@ -116,6 +118,14 @@ class Telemetry(Collector):
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _tasks() -> int:
+    """How many there are; those that nobody ends are a leak. 0 outside an event loop."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
 
 
 class _Unforgeable(logging.Formatter):

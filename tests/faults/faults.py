@@ -422,7 +422,7 @@ async def _zero_usage(peer: Peer) -> None:
 
 @fault("usage in the last content chunk", OK)
 async def _usage_with_content(peer: Peer) -> None:
-    last = chunk({"content": speech.WORDS[-1]}, "stop", usage=speech.USAGE)
+    last = chunk({"content": speech.WORDS[-1]}, "stop", usage=speech.TOKENS.get())
     await say(peer, ROLE, *SAID[:2], last, DONE) if peer.stream else await well(peer)
 
 
@@ -440,7 +440,7 @@ async def _usage_always(peer: Peer) -> None:
 
 @fault("usage without choices", OK)
 async def _usage_bare(peer: Peer) -> None:
-    bare = event({"id": "c1", "object": "chat.completion.chunk", "usage": speech.USAGE})
+    bare = event({"id": "c1", "object": "chat.completion.chunk", "usage": speech.TOKENS.get()})
     await say(peer, ROLE, *SAID, STOP, bare, DONE) if peer.stream else await well(peer)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import orjson
@@ -9,6 +11,9 @@ import orjson
 from tests.faults.upstream import Peer
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+TOKENS: ContextVar[Mapping[str, int]] = ContextVar("TOKENS", default=USAGE)
+"""The usage that is stated; a behaviour may set another one for its request."""
+
 WORDS = ("Hello", " wide", " world")
 TEXT = "".join(WORDS)
 
@@ -23,7 +28,7 @@ def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, index:
 
 
 def usage(**more: Any) -> bytes:
-    stated = {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [], "usage": USAGE, **more}
+    stated = {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [], "usage": TOKENS.get(), **more}
     return event(stated)
 
 
@@ -36,7 +41,7 @@ DONE = b"data: [DONE]\n\n"
 def answer(text: str = TEXT, **more: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    return {"id": "c1", "object": "chat.completion", "model": "m", "choices": choices, "usage": USAGE, **more}
+    return {"id": "c1", "object": "chat.completion", "model": "m", "choices": choices, "usage": TOKENS.get(), **more}
 
 
 async def well(peer: Peer) -> None:
