@@ -40,7 +40,7 @@ def create(settings: Settings) -> Starlette:
             yield
 
     chat = endpoints.ChatCompletions()
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(CHAT, chat, methods=["POST"]),
             Route("/v1/models", endpoints.models),
@@ -56,3 +56,5 @@ def create(settings: Settings) -> Starlette:
         exception_handlers=endpoints.EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would name whatever host the request does
+    return app

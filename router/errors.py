@@ -217,14 +217,15 @@ def keep_secret(*secrets: str) -> None:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Cut ``text`` to a readable length, without control characters, secrets, or what looks like a key.
+    """Cut ``text`` to a readable length, without control characters, tracebacks, secrets, or what looks like a key.
 
     Secrets are those given, and those that `keep_secret` was told of.
     """
     for secret in sorted({*secrets, *_SECRETS}, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "[redacted]")
-    text = _SECRET.sub("[redacted]", _CONTROL.sub(" ", text[: 4 * _LONGEST])).strip()
+    text = text[: 4 * _LONGEST].partition("Traceback (most recent call last)")[0]
+    text = _SECRET.sub("[redacted]", _CONTROL.sub(" ", text)).strip()
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 

@@ -2,7 +2,8 @@
 
 Nothing of litellm but the translation is used. Its network fetches at import, telemetry, callbacks, retries, fallbacks
 and logging are off, its failures are mapped here, and a request's own fields cannot steer where it goes: what is not a
-field of OpenAI's protocol travels as ``extra_body``. Parameters that an API does not have are dropped.
+field of OpenAI's protocol travels as ``extra_body``, and no URL that it names is fetched (litellm would, for APIs that
+take files only whole). Parameters that an API does not have are dropped.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ def _litellm() -> Any:
     litellm.cache = None
     litellm.disable_streaming_logging = True
     litellm.turn_off_message_logging = True
+    from litellm.litellm_core_utils import url_utils
+
+    def refuse(url: str) -> None:
+        raise url_utils.SSRFError("nothing that a request names is fetched")
+
+    litellm.user_url_validation = True
+    url_utils.validate_url = refuse
     return litellm
 
 
@@ -144,6 +152,9 @@ class Hosted:
         code = getattr(error, "code", None)
         kind: Kind
         match name:
+            case "ImageFetchError" | "SSRFError":
+                message = "This model takes no files by URL, and the proxy fetches none: send it as a data: URL."
+                return UpstreamError("bad_request", message, status=400, code="url_not_fetched")
             case "ContextWindowExceededError":
                 kind, status, code = "context", 400, "context_length_exceeded"
             case "Timeout" | "APITimeoutError":

@@ -19,6 +19,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -30,8 +31,11 @@ from schemathesis.specs.openapi.checks import (
 from starlette.applications import Starlette
 
 from classifiers.encoder import EncoderUnavailable
+from policies import schema
 from router import encoders
 from router.app import create
+from router.backends import Call, hosted
+from router.errors import UpstreamError
 from router.keys import made, make
 from router.launch import Proxy, running_proxy
 from router.openapi import document
@@ -246,10 +250,10 @@ CHECKS = [
     negative_data_rejection,
     unsupported_method,
 ]
-schema = schemathesis.openapi.from_dict(document())
+described = schemathesis.openapi.from_dict(document())
 
 
-@schema.parametrize()
+@described.parametrize()
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_surface_is_as_its_document_says(attacked: Attacked, case: schemathesis.Case) -> None:
     case.call_and_validate(base_url=attacked.proxy.url, checks=CHECKS, timeout=30)
@@ -391,3 +395,38 @@ async def test_images_are_never_fetched(tmp_path: Path, monkeypatch: pytest.Monk
     assert not fetched
     (sent,) = upstream.requests
     assert sent["messages"][0]["content"] == content
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("model", ["anthropic/claude-3-5-sonnet-20241022", "gemini/gemini-1.5-pro", "ollama/llava"])
+async def test_what_a_request_names_is_not_fetched_for_hosted_models_either(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Litellm fetches files for APIs that take them only whole, and would take our word for which hosts are fine."""
+    reached: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        reached.append(head.partition(b"\r\n")[0])
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        await reader.readexactly(int(length[1]) if length else 0)
+        writer.write(b"HTTP/1.1 400 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        at = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        litellm = await asyncio.to_thread(hosted._litellm)
+        monkeypatch.setattr(litellm, "user_url_allowed_hosts", ["127.0.0.1", at.removeprefix("http://")])
+        config = schema.Backend(name="x", kind="hosted", model=model, api_key=SecretStr("sk-secret"), base_url=at)
+        backend = hosted.Hosted(config, schema.Timeouts())
+        steering = dict.fromkeys(("api_base", "base_url", "endpoint", "proxy"), "http://127.0.0.1:9")
+        for part in (
+            {"type": "image_url", "image_url": {"url": f"{at}/cat.png"}},
+            {"type": "file", "file": {"file_id": f"{at}/cat.pdf", "format": "application/pdf"}},
+        ):
+            body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, part]}], **steering}
+            with pytest.raises(UpstreamError):
+                await backend.send(Call("chat/completions", body, stream=False))
+        await backend.aclose()
+    assert [line for line in reached if not line.startswith(b"POST ")] == []

@@ -14,6 +14,7 @@ from router.errors import (
     classify,
     from_response,
     in_body,
+    keep_secret,
     redact,
     to_openai,
 )
@@ -129,3 +130,15 @@ def test_any_error_in_a_body_becomes_an_error(error: object) -> None:
     status, _, body = to_openai(found)
     assert 400 <= status < 600
     assert orjson.loads(body)["error"]["message"]
+
+
+def test_secrets_that_the_process_knows_are_told_in_no_form() -> None:
+    keep_secret('pa"ss/wörd')
+    for form in ('pa"ss/wörd', 'pa\\"ss/wörd', "pa%22ss/w%C3%B6rd", "pa%22ss%2Fw%C3%B6rd"):
+        error = in_body({"message": f"no: {form}", "code": form})
+        assert (error.message, error.code) == ("no: [redacted]", "[redacted]")
+
+
+def test_tracebacks_are_not_passed_on() -> None:
+    told = "boom Traceback (most recent call last):\n  File '/srv/app/secret.py', line 1"
+    assert redact(told) == "boom"
