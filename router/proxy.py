@@ -6,10 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo
-
-from watchfiles import awatch
 
 from classifiers.artifact import ArtifactError
 from classifiers.encoder import Encoder, EncoderUnavailable
@@ -40,6 +37,7 @@ from router.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 _LISTEN_SECONDS = 0.5
+_LOOK_SECONDS = 0.5
 
 
 class Proxy:
@@ -133,10 +131,26 @@ class Proxy:
     # reload
 
     async def follow_policy(self) -> None:
-        """Reload whenever the policy's file changes; its folder is watched, since editors replace files."""
-        path = self._settings.policy.resolve()
-        async for _ in awatch(path.parent, watch_filter=lambda _, changed: Path(changed) == path, debounce=200):
-            self.reload()
+        """Reload whenever the policy's file has changed and is not being written any more.
+
+        It is looked at twice a second, through links: so it does not matter whether it was written, replaced, or, as
+        Kubernetes does, a link on the way to it swapped; and a busy folder around it costs nothing.
+        """
+        read = seen = self._stamp()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            before, seen = seen, self._stamp()
+            if seen == before and seen != read:
+                read = seen
+                self.reload()
+
+    def _stamp(self) -> tuple[int, ...]:
+        """What changes whenever the policy's file does; nothing while there is none."""
+        try:
+            found = self._settings.policy.stat()
+        except OSError:
+            return ()
+        return (found.st_mtime_ns, found.st_ino, found.st_dev, found.st_size)
 
     def reload(self) -> None:
         """Validate the policy's file, then swap it in whole; a bad one keeps the last good one and says so."""
