@@ -208,7 +208,8 @@ def _refusal(case: _Case, target: Target) -> Refusal | None:
             return Refusal(403, "model_not_allowed", message, "model")
     for budget in case.over:
         if budget.on_exceeded == "reject" or target.kind == "backend":
-            message = f"The budget {budget.name!r} for this {budget.per} would be exceeded."
+            span = f"any {budget.per}" if budget.rolling else f"this {budget.per}"
+            message = f"The budget {budget.name!r} for {span} would be exceeded."
             return Refusal(429, "budget_exceeded", message)
     if target.kind == "backend":
         asked = tuple(s for s in case.standings if s.backend.name == target.name)

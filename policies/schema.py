@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from policies.conditions import Names, When, one_or_many
-from policies.durations import Duration
+from policies.durations import Duration, parse
 
 Kind: TypeAlias = Literal[
     "openai", "vllm", "sglang", "tensorrt-llm", "llamacpp", "ollama", "tgi", "transformers", "hosted", "simulated"
@@ -273,11 +273,27 @@ class Cooldown(Section):
     ask: Duration | None = None
 
 
+CALENDAR = ("minute", "hour", "day", "month")
+"""Windows of budgets that begin and end by the clock; others roll."""
+
+_SPAN = r"^(minute|hour|day|month|\d+(\.\d+)?(ms|s|m|h|d))$"
+
+
+def _span(per: str) -> str:
+    try:
+        fits = per in CALENDAR or timedelta(minutes=1) <= parse(per) <= timedelta(days=90)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("expected minute, hour, day or month, or a duration from 1m to 90d that rolls (for example 24h)")
+    return per
+
+
 class Budget(Section):
     """A limit on dollars, tokens or requests per window, for the whole policy or for each key or tier or model."""
 
     name: str
-    per: Literal["minute", "hour", "day", "month"]
+    per: Annotated[str, AfterValidator(_span), Field(json_schema_extra={"pattern": _SPAN})]
     scope: Literal["policy", "key", "tier", "model"] = "policy"
     usd: Annotated[Decimal, Field(gt=0)] | None = None
     tokens: Annotated[int, Field(gt=0)] | None = None
@@ -291,6 +307,11 @@ class Budget(Section):
         if self.usd is None and self.tokens is None and self.requests is None:
             raise ValueError("state at least one limit: usd, tokens or requests")
         return self
+
+    @property
+    def rolling(self) -> timedelta | None:
+        """How long the window is, where it rolls; None where it goes by the clock."""
+        return None if self.per in CALENDAR else parse(self.per)
 
 
 class ClassifierSettings(Section):

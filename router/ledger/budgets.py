@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from math import ceil
 
 from policies import money
 from policies.schema import Backend, Budget
@@ -19,6 +20,9 @@ from router.ledger.sums import BUDGET_FIELD, pack_vector
 
 _INPUT_MARGIN = Decimal("1.25")
 _LONGEST_ANSWER = 16_384
+PARTS = 24
+"""Parts that a rolling window is kept in. A part counts until all of it has left, so up to a part more is counted."""
+
 _PERIODS = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1)}
 
 
@@ -40,11 +44,40 @@ class Account:
     name: str
     since: datetime
     until: datetime
+    rolling: timedelta | None = None
 
     @property
     def field(self) -> str:
         """Its name among packed sums, and in the store."""
-        return "\x1f".join((BUDGET_FIELD, self.budget, self.subject, str(int(self.since.timestamp()))))
+        return self._field(0)
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The fields of the parts that count beside this one where the window rolls, the oldest first."""
+        return tuple(map(self._field, range(self._parts, 0, -1)))
+
+    @property
+    def lasting(self) -> str:
+        """What stays the same while the account lasts: without the part where the window rolls."""
+        return self.field if self.rolling is None else "\x1f".join((self.budget, self.subject))
+
+    @property
+    def ends(self) -> datetime:
+        """When nothing of this account counts any more."""
+        return self.until + self._parts * (self.until - self.since)
+
+    @property
+    def _parts(self) -> int:
+        return 0 if self.rolling is None else ceil(self.rolling / (self.until - self.since))
+
+    def _field(self, ago: int) -> str:
+        since = self.since - ago * (self.until - self.since)
+        return "\x1f".join((BUDGET_FIELD, self.budget, self.subject, str(int(since.timestamp()))))
+
+    def room_at(self, leaving: int) -> float:
+        """The Unix time when so many parts, the oldest first, have left the window; or when a clock's window ends."""
+        part = self.until - self.since
+        return (self.ends - max(0, self._parts + 1 - leaving) * part).timestamp()
 
     @property
     def hour(self) -> int:
@@ -93,11 +126,19 @@ def window(per: str, now: datetime) -> tuple[datetime, datetime]:
     return start, (start + timedelta(days=32)).replace(day=1)
 
 
+def part(length: timedelta, now: datetime) -> tuple[datetime, datetime]:
+    """The part of a rolling window around a moment: whole seconds, counted from 1970."""
+    seconds = ceil(length.total_seconds() / PARTS)
+    since = int(now.timestamp()) // seconds * seconds
+    return datetime.fromtimestamp(since, UTC), datetime.fromtimestamp(since + seconds, UTC)
+
+
 def account(budget: Budget, subject: str, now: datetime) -> Account:
     """A budget's account for a subject at a moment."""
-    since, until = window(budget.per, now)
+    rolling = budget.rolling
+    since, until = window(budget.per, now) if rolling is None else part(rolling, now)
     limited = budget.scope in ("tier", "model")
-    return Account(budget.name, subject, f"{budget.name}/{subject}" if limited else budget.name, since, until)
+    return Account(budget.name, subject, f"{budget.name}/{subject}" if limited else budget.name, since, until, rolling)
 
 
 def claims(

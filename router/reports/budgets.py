@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from functools import reduce
 from typing import Any
 
 from policies import money
 from policies.schema import Budget
 from router.ledger.budgets import account
-from router.ledger.sums import BUDGET_FIELD, merge_all, unpack_vector
+from router.ledger.sums import BUDGET_FIELD, merge, merge_all, unpack_vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +42,35 @@ def standings(
     budgets: Sequence[Budget] = (),
     now: datetime | None = None,
 ) -> list[Standing]:
-    """Where budgets stand, from packed sums; with ``now``, only windows of the given budgets that are open then."""
+    """Where budgets stand, from packed sums; with ``now``, only windows of the given budgets that are open then.
+
+    A window that rolls is then one line, from the oldest part of it that anything was spent in.
+    """
     limits = {budget.name: budget for budget in budgets}
-    found = []
+    found: list[Standing] = []
+    rolling: dict[tuple[str, str], list[tuple[datetime, bytes]]] = {}
     for (_, name), packed in merge_all(sums).items():
         if not name.startswith(BUDGET_FIELD):
             continue
         _, budget, subject, start = name.split("\x1f")
         since = datetime.fromtimestamp(int(start), tz=zone)
-        if now is not None and budget in limits and account(limits[budget], subject, now).since != since:
-            continue
-        dollars, rest, tokens, requests = unpack_vector(packed)
-        nanos = dollars * money.NANOS_PER_USD + rest
-        found.append(Standing(budget, subject, since, nanos, tokens, requests, limits.get(budget)))
+        if now is not None and budget in limits:
+            open_now = account(limits[budget], subject, now)
+            if name not in (open_now.field, *open_now.earlier):
+                continue
+            if open_now.rolling is not None:
+                rolling.setdefault((budget, subject), []).append((since, packed))
+                continue
+        found.append(_standing(budget, subject, since, packed, limits.get(budget)))
+    for (budget, subject), parts in rolling.items():
+        spent = reduce(merge, (packed for _, packed in parts))
+        found.append(_standing(budget, subject, min(since for since, _ in parts), spent, limits[budget]))
     return sorted(found, key=lambda standing: (standing.budget, standing.since, standing.subject))
+
+
+def _standing(budget: str, subject: str, since: datetime, packed: bytes, limits: Budget | None) -> Standing:
+    dollars, rest, tokens, requests = unpack_vector(packed)
+    return Standing(budget, subject, since, dollars * money.NANOS_PER_USD + rest, tokens, requests, limits)
 
 
 def as_rows(found: Sequence[Standing]) -> list[Mapping[str, Any]]:

@@ -126,4 +126,4 @@ def _limit(standing: Standing) -> str:
         return ""
     parts = [f"${limits.usd}" if limits.usd is not None else "", f"{limits.tokens:,} tokens" if limits.tokens else ""]
     parts.append(f"{limits.requests:,} requests" if limits.requests else "")
-    return f"{', '.join(part for part in parts if part)} a {limits.per}"
+    return f"{', '.join(part for part in parts if part)} {'in any' if limits.rolling else 'a'} {limits.per}"

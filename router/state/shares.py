@@ -25,7 +25,7 @@ class LocalShares:
 
     def know(self, claim: Claim, left: _Limits) -> None:
         """Take note of what the store says is left of an account: nano-dollars, tokens, requests; None has no limit."""
-        self._accounts[claim.account.field] = _Account(claim.account.until.timestamp(), left)
+        self._accounts[claim.account.lasting] = _Account(claim.account.ends.timestamp(), left)
 
     def take(self, claims: Sequence[Claim], proxies: int) -> tuple[str, ...]:
         """Take a request's worst case from all its accounts, or from none and name those whose share is too small."""
@@ -49,5 +49,5 @@ class LocalShares:
         self._accounts = {name: account for name, account in self._accounts.items() if account.until > now}
 
     def _account(self, claim: Claim) -> _Account:
-        known = _Account(claim.account.until.timestamp(), claim.limits)
-        return self._accounts.setdefault(claim.account.field, known)
+        known = _Account(claim.account.ends.timestamp(), claim.limits)
+        return self._accounts.setdefault(claim.account.lasting, known)

@@ -14,6 +14,8 @@ local RECENT_ARGS = RELEASE_ARGS + releases
 local applied = tonumber(redis.call('HGET', KEYS[1], chapter) or '0')
 if first ~= applied + 1 then return applied end
 
+local function negative(number) return number == '0' and number or '-' .. number end
+
 local merged = {}
 for i = 1, sums do
   local field, packed = ARGV[SUM_ARGS + 2 * i - 1], ARGV[SUM_ARGS + 2 * i]
@@ -34,9 +36,9 @@ for i = 1, releases do
   local budget, holds, member = KEYS[RELEASE_KEYS + 2 * i - 1], KEYS[RELEASE_KEYS + 2 * i], ARGV[RELEASE_ARGS + i]
   if redis.call('ZREM', holds, member) == 1 then
     local nanos, tokens, requests = string.match(member, '(%d+):(%d+):(%d+)$')
-    redis.call('HINCRBY', budget, 'held_nanos', '-' .. nanos)
-    redis.call('HINCRBY', budget, 'held_tokens', '-' .. tokens)
-    redis.call('HINCRBY', budget, 'held_requests', '-' .. requests)
+    redis.call('HINCRBY', budget, 'held_nanos', negative(nanos))
+    redis.call('HINCRBY', budget, 'held_tokens', negative(tokens))
+    redis.call('HINCRBY', budget, 'held_requests', negative(requests))
   end
 end
 for i = RECENT_ARGS + 1, #ARGV do redis.call('XADD', KEYS[2], 'MAXLEN', '~', kept, '*', 'entry', ARGV[i]) end

@@ -208,9 +208,9 @@ class RedisStore:
             members = (f"{request_id}:{amount.nanos}:{amount.tokens}:{amount.requests}" for amount in amounts)
             accounts = (claim.account.field for claim in claims)
             return Grant(tuple(claims), tuple(zip(accounts, members, strict=True)))
-        over = [(claim.account, *answer[:2]) for claim, answer in zip(claims, answers, strict=True) if answer[0]]
-        waits = (a.room_at(gone) - time() if verdict == 1 else _HELD_RETRY_SECONDS for a, verdict, gone in over)
-        return Grant(tuple(claims), exceeded=tuple(a.name for a, *_ in over), retry_after=max(0.0, *waits, 0.0))
+        over = [(claim.account, answer) for claim, answer in zip(claims, answers, strict=True) if answer[0]]
+        waits = (a.room_at(leave) - time() if why == 1 else _HELD_RETRY_SECONDS for a, (why, leave, *_) in over)
+        return Grant(tuple(claims), exceeded=tuple(a.name for a, _ in over), retry_after=max(0.0, *waits, 0.0))
 
     def _refused_while_away(self, claims: Sequence[Claim]) -> tuple[str, ...]:
         closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -29,6 +31,7 @@ from router.ledger.sums import (
     seconds_held,
     unpack_vector,
 )
+from router.reports.budgets import standings
 from router.state.embedded import EmbeddedStore
 from router.state.store import RedisStore
 from tests.contracts.stores_servers import (
@@ -220,6 +223,45 @@ def settle(grant: Grant, id: str, cost: int, seq: int) -> Batch:
     made = entry(id, at=datetime.now(UTC).timestamp(), cost=cost, usage=Usage(60, output_tokens=20))
     sums = merge_packed(pack_entries([made]), charges(grant, made))
     return Batch("j", seq, seq, tuple((hour, name, packed) for (hour, name), packed in sums.items()), grant.holds)
+
+
+async def test_what_costs_nothing_is_held_and_given_back_too(store: RedisStore) -> None:
+    """A backend without a price holds no dollars; giving back none of them is still giving back the tokens."""
+    free = claim(None, nanos=0, tokens=150)
+    granted = await store.reserve("r1", [free], timedelta(minutes=1))
+    assert (await store.reserve("r2", [free], timedelta(minutes=1))).exceeded == ("b",)
+    await store.ship(settle(granted, "r1", 0, 1))
+    freed = replace(free, amount=Amount(0, 70))
+    assert not (await store.reserve("r3", [freed], timedelta(minutes=1))).exceeded, "80 of 150 tokens are spent"
+
+
+async def test_a_window_that_rolls_frees_what_was_spent_as_it_leaves(store: RedisStore) -> None:
+    """$0.4 was spent 23 h ago, $0.5 an hour ago; beside them $0.2 fits when the older part has left the 24 hours."""
+    budget, now = Budget.model_validate({"name": "day", "per": "24h", "usd": "1"}), datetime.now(UTC)
+    for seq, (hours, cost) in enumerate(((26, 5 * 10**8), (23, 4 * 10**8), (1, 5 * 10**8)), 1):
+        then = Claim(budget, account(budget, "", now - timedelta(hours=hours)), Amount(cost, 0))
+        granted = await store.reserve(f"past{seq}", [then], timedelta(minutes=1))
+        assert not granted.exceeded, "what is older than a window does not count in it"
+        await store.ship(settle(granted, f"past{seq}", cost, seq))
+    wanted = Claim(budget, account(budget, "", now), Amount(2 * 10**8, 0))
+    refused = await store.reserve("r1", [wanted], timedelta(minutes=1))
+    assert refused.exceeded == ("day",)
+    leaves = (now - timedelta(hours=23)).replace(minute=0, second=0, microsecond=0) + timedelta(hours=25)
+    assert refused.retry_after == pytest.approx(leaves.timestamp() - time.time(), abs=5)
+    later = Claim(budget, account(budget, "", leaves), wanted.amount)
+    assert not (await store.reserve("r2", [later], timedelta(minutes=1))).exceeded
+    sums = await store.accounts()
+    (standing,) = standings(sums, UTC, [budget], now)
+    assert (standing.nanos, standing.requests) == (9 * 10**8, 2)
+    assert standing.share == pytest.approx(0.9)
+
+
+async def test_concurrent_clients_never_spend_above_a_window_that_rolls(store: RedisStore) -> None:
+    limited = [claim("1", per="1h", nanos=10**8) for _ in range(64)]
+    answers = await asyncio.gather(
+        *(store.reserve(f"r{i}", [one], timedelta(minutes=1)) for i, one in enumerate(limited))
+    )
+    assert sum(not answer.exceeded for answer in answers) == 10
 
 
 async def test_concurrent_clients_never_spend_above_a_budget(store: RedisStore) -> None:

@@ -88,3 +88,28 @@ def test_a_request_that_was_refused_is_charged_nothing() -> None:
     granted = (Claim(budget(), account(budget(), "", datetime.now(UTC)), Amount(50, 50)),)
     charged = charges(Grant(granted, exceeded=("cap",)), entry(attempts=(), cost=0))
     assert [unpack_vector(packed) for packed in charged.values()] == [(0, 0, 0, 0)]
+
+
+@given(st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1)), st.integers(60, 90 * 86_400), st.integers(0, 26))
+def test_a_window_that_rolls_is_covered_by_its_parts(moment: datetime, seconds: int, leaving: int) -> None:
+    now, rolls = moment.replace(tzinfo=UTC).astimezone(BERLIN), budget(per=f"{seconds}s")
+    at = account(rolls, "k", now)
+    assert at.since <= now < at.until
+    assert account(rolls, "k", at.since) == at
+    part = (at.until - at.since).total_seconds()
+    starts = [int(field.rpartition("\x1f")[2]) for field in (*at.earlier, at.field)]
+    assert starts == [at.since.timestamp() - part * ago for ago in range(len(starts) - 1, -1, -1)]
+    assert len(starts) <= 25
+    assert starts[0] <= now.timestamp() - seconds < starts[1] + part, "no part is missing, and at most one more counts"
+    assert at.field not in account(rolls, "k", at.ends).earlier, "and it is gone once it has left"
+    gone = min(max(1, leaving), len(starts))
+    room = at.room_at(gone)
+    assert starts[gone - 1] + part + seconds <= room < starts[gone - 1] + 2 * part + seconds
+    then = account(rolls, "k", datetime.fromtimestamp(room, UTC))
+    assert len({at.field, *at.earlier} - {then.field, *then.earlier}) == gone
+
+
+@pytest.mark.parametrize("per", ["week", "30s", "100d", "24", ""])
+def test_a_window_is_by_the_clock_or_rolls_within_bounds(per: str) -> None:
+    with pytest.raises(ValueError, match="expected minute, hour, day or month, or a duration"):
+        budget(per=per)
