@@ -247,3 +247,18 @@ async def test_a_reload_cannot_open_what_only_keys_guard(tmp_path: Path) -> None
         assert "auth.required went away" in str(proxy.readiness()["policy_problem"])
         assert proxy.readiness()["policy"] == before
         assert proxy.policy.auth.required
+
+
+@pytest.mark.anyio
+async def test_the_session_header_names_the_conversation_of_trusted_keys_alone(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY + "auth: {required: true, trust: gateway}\n")
+    raw = json.dumps(BODY).encode()
+    async with open_proxy(Settings(policy, tmp_path / "data", tmp_path)) as proxy:
+        for id, steers in (("ann", False), ("gateway", True)):
+            key, _ = make(id)
+            plain, named = (
+                proxy.read_chat(raw, given, key).features for given in ({}, {"x-session-id": "of someone else"})
+            )
+            assert plain.key_id == named.key_id == id
+            assert (plain.conversation != named.conversation) is steers
