@@ -211,7 +211,7 @@ class Errand:
 
     async def _send(self, lane: Lane, flight: Flight) -> None:
         order = self._order
-        flight.carry(await lane.backend.send(Call(order.path, order.body, order.stream)))
+        flight.carry(await lane.backend.send(Call(order.path, order.body, order.stream, flight.sent)))
 
     async def _open(self, lane: Lane, flight: Flight) -> Answer:
         """From a response that has begun to an answer that has."""

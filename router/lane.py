@@ -185,6 +185,10 @@ class Flight:
         assert self._reply is not None
         return self._reply
 
+    def sent(self) -> None:
+        """The request is on its way: from now on the backend may work."""
+        self.watch.phase = "headers"
+
     def carry(self, reply: Reply) -> None:
         """Take charge of the response: landing closes it."""
         self._reply = reply

@@ -34,7 +34,7 @@ class Watch:
     __slots__ = ("_cancelling", "_end", "_fired", "_gap", "_handle", "_loop", "_on_end", "_since", "_task", "phase")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, end: float, on_end: Callable[[], None]) -> None:
-        self.phase: Phase = "headers"
+        self.phase: Phase = "connect"
         self._loop = loop
         self._end, self._gap = end, float("inf")
         self._on_end = on_end

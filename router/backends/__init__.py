@@ -18,11 +18,15 @@ USAGE_PATHS = frozenset({"chat/completions", "completions"})
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to one backend: ``body`` is the client's JSON; the backend puts its own ``model`` into it."""
+    """One call to one backend: ``body`` is the client's JSON; the backend puts its own ``model`` into it.
+
+    ``on_sent`` is called when there is a connection for it: from then on the backend may work, and ask money for it.
+    """
 
     path: str
     body: Mapping[str, Any]
     stream: bool = False
+    on_sent: Callable[[], None] | None = None
 
 
 class Reply(Protocol):

@@ -15,7 +15,7 @@ import socket
 import ssl
 import zlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -66,10 +66,13 @@ class Client:
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
 
-    async def post(self, path: str, body: bytes) -> Response:
-        """Send ``body``; returns when response headers are there. Raises `UpstreamError`."""
+    async def post(self, path: str, body: bytes, on_sent: Callable[[], None] | None = None) -> Response:
+        """Send ``body``; returns when response headers are there. Raises `UpstreamError`.
+
+        ``on_sent`` is called once there is a connection.
+        """
         head = b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (self._target(path), self._lines, len(body))
-        return await self._exchange(head + body)
+        return await self._exchange(head + body, on_sent)
 
     async def get(self, path: str) -> Response:
         """GET a path; returns when response headers are there. Raises `UpstreamError`."""
@@ -90,8 +93,10 @@ class Client:
             raise UpstreamError("not_found", "The path holds a character that HTTP does not allow.", status=404)
         return target.encode("ascii")
 
-    async def _exchange(self, request: bytes) -> Response:
+    async def _exchange(self, request: bytes, on_sent: Callable[[], None] | None = None) -> Response:
         connection = self._reusable() or await self._connect()
+        if on_sent is not None:
+            on_sent()
         incoming = connection.send(request)
         try:
             await incoming.head()

@@ -120,6 +120,8 @@ class Hosted:
         if "tools" in known:
             known["_skip_mcp_handler"] = True
         ask: Callable[..., Awaitable[Any]] = getattr(litellm, name)
+        if call.on_sent is not None:
+            call.on_sent()
         try:
             answer = await ask(**known, **self._fixed)
         except Exception as error:

@@ -43,7 +43,8 @@ class OpenAI:
 
     async def send(self, call: Call) -> Reply:
         """Make the call. Raises `UpstreamError` for anything but a 200."""
-        response = await self._client.post(call.path, orjson.dumps(patched(call, self.config.model)))
+        body = orjson.dumps(patched(call, self.config.model))
+        response = await self._client.post(call.path, body, call.on_sent)
         if response.status == 200:
             return response
         try:
