@@ -146,17 +146,26 @@ def running_with_tls(folder: Path) -> Iterator[str]:
 @contextmanager
 def running_sentinel(folder: Path) -> Iterator[str]:
     """A primary and a Sentinel that knows it; gives the URL."""
-    with running(redis_server(), folder / "primary") as primary:
-        configuration = folder / "sentinel.conf"
-        configuration.write_text(f"sentinel monitor books 127.0.0.1 {primary.port} 1\n")
-        sentinel = Server(redis_server(), folder / "sentinel")
-        command = [str(redis_server()), str(configuration), "--sentinel", "--port", str(sentinel.port)]
-        sentinel._command = [*command, "--bind", "127.0.0.1", "--logfile", str(folder / "sentinel.log")]
-        sentinel.start()
-        try:
-            yield f"redis+sentinel://127.0.0.1:{sentinel.port}/books/0"
-        finally:
-            sentinel.stop()
+    with running(redis_server(), folder / "primary") as primary, watched(primary, folder) as url:
+        yield url
+
+
+@contextmanager
+def watched(primary: Server, folder: Path) -> Iterator[str]:
+    """A Sentinel that fails over from a primary that has been silent for half a second; gives the URL."""
+    configuration = folder / "sentinel.conf"
+    configuration.write_text(
+        f"sentinel monitor books 127.0.0.1 {primary.port} 1\n"
+        "sentinel down-after-milliseconds books 500\nsentinel failover-timeout books 5000\n"
+    )
+    sentinel = Server(redis_server(), folder / "sentinel")
+    command = [str(redis_server()), str(configuration), "--sentinel", "--port", str(sentinel.port)]
+    sentinel._command = [*command, "--bind", "127.0.0.1", "--logfile", str(folder / "sentinel.log")]
+    sentinel.start()
+    try:
+        yield f"redis+sentinel://127.0.0.1:{sentinel.port}/books/0"
+    finally:
+        sentinel.stop()
 
 
 def valkey_server() -> Path:
