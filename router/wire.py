@@ -189,6 +189,7 @@ _JSON_TYPES = {
     bool: "a boolean",
     int: "an integer",
     float: "a number",
+    orjson.Fragment: "a number",
 }
 
 

@@ -188,6 +188,8 @@ def _read(user: str, stream: bool, data: bytes, tally: Tally) -> str:
     if status != "200":
         if status not in _ERRORS or b'"error"' not in body:
             tally.wrong.append(f"request {user}: {data[:300]!r}")
+        if status == "429" and b" is full" in body and "retry-after" not in headers:
+            tally.wrong.append(f"request {user}: all is full, and nothing says when to come back")
         return f"error {status}"
     if not stream:
         return "ok" if b'"choices"' in body else "wrong"
