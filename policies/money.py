@@ -19,6 +19,7 @@ NANOS_PER_USD: Final = 1_000_000_000
 _MTOK = Decimal(1_000_000)
 _KINDS = (
     "input", "output", "cached_input", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output",
+    "image_input",
 )  # fmt: skip
 _MICROSECONDS_PER_HOUR = 3_600_000_000
 _FRACTION_BITS = 64
@@ -48,6 +49,7 @@ class TokenRates:
     reasoning: Decimal
     audio_input: Decimal
     audio_output: Decimal
+    image_input: Decimal
     request: Decimal
     above: tuple[tuple[int, TokenRates], ...] = ()
     service_tiers: Mapping[str, TokenRates] = field(default_factory=dict)
@@ -112,6 +114,7 @@ def _rates(stated: Mapping[str, Decimal], price: TokenPrice) -> TokenRates:
         reasoning=stated.get("reasoning", plain_out),
         audio_input=stated.get("audio_input", plain_in),
         audio_output=stated.get("audio_output", plain_out),
+        image_input=stated.get("image_input", plain_in),
         request=price.request_usd,
     )
 
@@ -127,7 +130,7 @@ def cost(usage: Usage, price: Price | None) -> Decimal | Unpriced:
 
 
 def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
-    """Kinds that overlap in what is reported are billed once: cached before written before audio, reasoning first."""
+    """Kinds that overlap in what is reported are billed once: cached, written, audio, image; reasoning first."""
     rates = price.of(usage)
     if not (
         usage.cached_input_tokens
@@ -135,20 +138,23 @@ def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
         or usage.reasoning_tokens
         or usage.audio_input_tokens
         or usage.audio_output_tokens
+        or usage.image_input_tokens
     ):
         return rates.input * usage.input_tokens + rates.output * usage.output_tokens + rates.request
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     written = min(usage.cache_write_tokens, usage.input_tokens - cached)
     written_1h = min(usage.cache_write_1h_tokens, written)
     heard = min(usage.audio_input_tokens, usage.input_tokens - cached - written)
+    seen = min(usage.image_input_tokens, usage.input_tokens - cached - written - heard)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
     spoken = min(usage.audio_output_tokens, usage.output_tokens - reasoning)
     return (
-        rates.input * (usage.input_tokens - cached - written - heard)
+        rates.input * (usage.input_tokens - cached - written - heard - seen)
         + rates.cached_input * cached
         + rates.cache_write * (written - written_1h)
         + rates.cache_write_1h * written_1h
         + rates.audio_input * heard
+        + rates.image_input * seen
         + rates.output * (usage.output_tokens - reasoning - spoken)
         + rates.reasoning * reasoning
         + rates.audio_output * spoken

@@ -67,6 +67,7 @@ class Rates(Section):
     reasoning_usd_per_mtok: Usd | None = None
     audio_input_usd_per_mtok: Usd | None = None
     audio_output_usd_per_mtok: Usd | None = None
+    image_input_usd_per_mtok: Usd | None = None
 
 
 class RatesAbove(Rates):
@@ -285,7 +286,7 @@ def _span(per: str) -> str:
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError("expected minute, hour, day or month, or a duration from 1m to 90d that rolls (for example 24h)")
+        raise ValueError("expected minute, hour, day or month, or a duration from 1m to 90d that rolls (such as 24h)")
     return per
 
 

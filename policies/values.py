@@ -223,7 +223,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached, cache-written and audio ones,
+    """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached, written, audio and image ones,
     ``output_tokens`` reasoning and audio, ``cache_write_tokens`` those written for an hour. ``service_tier`` is what
     the answer says it was served as. ``measured`` is False for an estimate of ours."""
 
@@ -237,6 +237,7 @@ class Usage:
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     service_tier: str = ""
+    image_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

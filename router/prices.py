@@ -29,6 +29,7 @@ _RATES = {
     "reasoning_usd_per_mtok": "output_cost_per_reasoning_token",
     "audio_input_usd_per_mtok": "input_cost_per_audio_token",
     "audio_output_usd_per_mtok": "output_cost_per_audio_token",
+    "image_input_usd_per_mtok": "input_cost_per_image_token",
 }
 _SERVICE_TIERS: Mapping[Literal["batch", "flex", "priority"], str] = {
     "batch": "_batches",

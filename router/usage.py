@@ -50,6 +50,7 @@ def usage_of(stated: object) -> Usage | None:
         cache_write_1h_tokens=_count(_details(stated, "cache_creation"), "ephemeral_1h_input_tokens") or 0,
         audio_input_tokens=_count(prompt, "audio_tokens") or 0,
         audio_output_tokens=_count(completion, "audio_tokens") or 0,
+        image_input_tokens=_count(prompt, "image_tokens") or 0,
     )
 
 

@@ -217,3 +217,11 @@ def test_audio_and_hour_long_writes_are_parts_of_what_they_are_in() -> None:
     usage = Usage(100, 10, 20, 50, 5, cache_write_1h_tokens=8, audio_input_tokens=30, audio_output_tokens=40)
     micros = 40 + 10 + 12 * 10 + 8 * 20 + 30 * 100 + 5 * 2 + 5 * 2 + 40 * 200
     assert money.cost(usage, priced(price)) == Decimal(micros) / 1_000_000
+
+
+def test_images_have_a_price_of_their_own_where_one_is_stated() -> None:
+    plain = TokenPrice(input_usd_per_mtok=Decimal(5), output_usd_per_mtok=Decimal(2))
+    usage = Usage(100, output_tokens=10, image_input_tokens=80)
+    assert money.cost(usage, priced(plain)) == Decimal(100 * 5 + 10 * 2) / 1_000_000
+    seen = plain.model_copy(update={"image_input_usd_per_mtok": Decimal(8)})
+    assert money.cost(usage, priced(seen)) == Decimal(20 * 5 + 80 * 8 + 10 * 2) / 1_000_000
