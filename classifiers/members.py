@@ -62,6 +62,8 @@ class Settings:
     ngram_domain_penalty: float = 0.3
     shrink: float = 5.0
     """Rows' worth of prior on a cluster's mean."""
+    iterations: int = 100
+    """The most steps that fitting a linear head may take."""
 
     def penalty(self, look: str, rows: int) -> Penalty:
         """The penalty of a look's success heads for that many scored rows."""
@@ -223,9 +225,8 @@ def fit_success(data: Corpus, look: str, rows: Rows, settings: Settings) -> Arra
                 known = np.isfinite(y)
                 yield design_of(table, look, at), np.where(known, y, np.float32(0)), known * table.weights[at, None]
 
-    return fit_logistic(
-        _kept(blocks, len(rows)), _depth(data, look), len(data.models), settings.penalty(look, len(rows))
-    )
+    penalty, models = settings.penalty(look, len(rows)), len(data.models)
+    return fit_logistic(_kept(blocks, len(rows)), _depth(data, look), models, penalty, settings.iterations)
 
 
 def _kept(blocks: Any, rows: int) -> Any:

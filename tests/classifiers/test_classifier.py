@@ -14,7 +14,7 @@ from classifiers.members import Settings
 from classifiers.train import train
 from tests.classifiers.small_world import BagEncoder, rows
 
-QUICK = Settings(growth=Growth(trees=10))
+QUICK = Settings(growth=Growth(trees=10), iterations=15)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from classifiers.fit import Penalty, fit_logistic, platt
 from classifiers.onboard import onboard
 from tests.classifiers.small_world import BagEncoder, rows
 
-QUICK = members.Settings(growth=Growth(trees=10))
+QUICK = members.Settings(growth=Growth(trees=10), iterations=15)
 PAIR = ("tiny-7b", "big-70b")
 
 
