@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import groupby
 
 from policies import placement
-from policies.addressing import Target, resolve
+from policies.addressing import Target
 from policies.conditions import Facts, Verdict
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal, standings
@@ -49,6 +50,7 @@ class _Case:
     view: View
     rules: tuple[tuple[Rule, Verdict], ...]
     standings: tuple[Standing, ...]
+    by_tier: Mapping[str, Sequence[Standing]]
     options: Mapping[str, Option]
     over: tuple[Budget, ...]
 
@@ -74,7 +76,7 @@ class _Pick:
 
 def decide(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision:
     """Choose the steps for a request. Never raises: a request that nothing can serve gets a refusal."""
-    policy, target = loaded.policy, resolve(loaded.policy, features.model, features.allowed)
+    policy, target = loaded.policy, loaded.target(features.model, features.allowed)
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
     case = _case(loaded, features, signals, view)
@@ -116,7 +118,7 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
     A rule that sends the request to a tier settles it; should nothing of that tier be able to serve in the end, the
     decision leans to the baseline without signals.
     """
-    policy, target = loaded.policy, resolve(loaded.policy, features.model)
+    policy, target = loaded.policy, loaded.target(features.model)
     if isinstance(target, Refusal):
         return False
     open_questions = [
@@ -177,19 +179,20 @@ def _case(loaded: Loaded, features: Features, signals: Signals | None, view: Vie
                 spent[name.removeprefix(f"{budget.name}/")] = budget.name
     excluding = [rule for rule, verdict in rules if verdict.holds and rule.exclude is not None]
     standing = tuple(standings(policy, features, view, excluding, spent))
+    by_tier = {tier: tuple(within) for tier, within in groupby(standing, key=lambda one: one.tier)}
     options = {
-        tier: _option(loaded, tier, order, standing, features, signals) for order, tier in enumerate(policy.tiers)
+        tier: _option(loaded, tier, order, by_tier.get(tier, ()), features, signals)
+        for order, tier in enumerate(policy.tiers)
     }
-    return _Case(policy, loaded.prices, features, signals, view, rules, standing, options, tuple(over))
+    return _Case(policy, loaded.prices, features, signals, view, rules, standing, by_tier, options, tuple(over))
 
 
 def _option(
     loaded: Loaded, tier: str, order: int, standing: Sequence[Standing], features: Features, signals: Signals | None
 ) -> Option:
     """Estimate one tier; its cost is that of its dearest backend able to serve, and unknown if one is unpriced."""
-    within = [s for s in standing if s.tier == tier]
     costs: list[Decimal | None] = []
-    for backend in [s.backend for s in within if s.able] or [s.backend for s in within]:
+    for backend in [s.backend for s in standing if s.able] or [s.backend for s in standing]:
         output = expected_output_tokens(features, signals, backend.max_output_tokens)
         cost = expected_cost(loaded.prices[backend.name], features.input_tokens, output)
         costs.append(cost if isinstance(cost, Decimal) else None)
@@ -296,8 +299,8 @@ def _plan(case: _Case, tiers: Sequence[str]) -> tuple[list[Step], str]:
     return steps, reason
 
 
-def _within(case: _Case, tier: str) -> list[Standing]:
-    return [standing for standing in case.standings if standing.tier == tier]
+def _within(case: _Case, tier: str) -> Sequence[Standing]:
+    return case.by_tier.get(tier, ())
 
 
 def _awake(standing: Sequence[Standing]) -> list[Standing]:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import SecretStr, ValidationError
 
+from policies.addressing import Target, models, resolve
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
 from policies.money import Price, price_of
@@ -22,6 +23,7 @@ from policies.problems import PolicyErrors, Problem, hint
 from policies.references import reference_problems
 from policies.schema import Policy
 from policies.source import Path, Source, read
+from policies.values import Refusal
 
 __all__ = ["Loaded", "PolicyErrors", "Problem", "complete", "json_schema", "load", "resolved", "show"]
 
@@ -40,11 +42,17 @@ class Loaded:
     source: Source = field(repr=False)
     prices: Mapping[str, Price | None] = field(init=False, repr=False, compare=False)
     """Each backend's price by its name, worked out once."""
+    _targets: Mapping[str, Target | Refusal] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tiers = self.policy.tiers.values()
         prices = {backend.name: price_of(backend) for tier in tiers for backend in tier.backends}
         object.__setattr__(self, "prices", prices)
+        object.__setattr__(self, "_targets", {name: resolve(self.policy, name) for name in models(self.policy)})
+
+    def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:
+        """What a request's ``model`` asks for (see `policies.addressing.resolve`), worked out once for each name."""
+        return self._targets.get(model) or resolve(self.policy, model, allowed)
 
 
 def load(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from policies import money
-from policies.addressing import Target, resolve
+from policies.addressing import Target
 from policies.conditions import headers_read, texts_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
@@ -149,7 +149,7 @@ class Pipeline:
 
     def reads_text(self, model: str) -> bool:
         """Whether the language of a request's text, or code in it, matters where ``model`` is this."""
-        target = resolve(self.loaded.policy, model)
+        target = self.loaded.target(model)
         return self._texts_matter or (isinstance(target, Target) and target.kind == "auto")
 
     async def choose(self, features: Features, prompt: Trace = ()) -> Choice:

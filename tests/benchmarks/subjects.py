@@ -173,7 +173,8 @@ def tierwise(
 def peer(name: str, url: str, folder: Path) -> Iterator[Subject]:
     """A peer, installed on first use into an environment of its own."""
     settings, python, port = PEERS[name], _installed(name), _free_port()
-    environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": KEY}
+    environ["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
     log = (folder / f"{name}.log").open("w")
     with _started(settings.command(folder, python, url, port), port, environ, log) as (process, seconds):
         asked = [python, "-c", f"from importlib.metadata import version; print(version({settings.distribution!r}))"]
