@@ -26,7 +26,7 @@ LARGEST_HEAD: Final = 64 * 1024
 """Bytes of a head, or of trailers and framing between two pieces of a body."""
 
 _LOOKS = 4
-"""How often a connection is looked at within the time that a head may take: no limit is passed by more than a quarter."""
+"""How often a connection is looked at within the time that a head may take; limits are passed by a quarter of it."""
 
 
 _HAS_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
