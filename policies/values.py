@@ -32,12 +32,13 @@ CAPABILITIES = ("tools", "json_mode", "json_schema", "vision", "audio", "logprob
 class Features:
     """Facts read off one request; nothing here is a guess about its difficulty.
 
-    ``text`` is what users wrote, across turns, oldest first, without tool output or system text: what classifiers
-    read. ``last_characters`` is the length of the last message, which is kept where its text is not, so that a decision
-    can be replayed without content. ``input_tokens`` is an estimate over everything that would be sent. ``language`` is an ISO 639-1 code, or
-    ``und``. ``requires`` holds the `CAPABILITIES` that the request cannot do without. ``headers`` has lower-case
-    names and only those that a policy may look at. ``conversation`` identifies the conversation (see `wire`).
-    ``allowed`` is what the client's key may use, backends by name and whole tiers as ``tier/<name>``; None is all.
+    ``text`` is what users wrote, across turns, oldest first, without tool output or system text: what classifiers read.
+    ``last_characters`` is the length of the last message, which is kept where its text is not, so that a decision can
+    be replayed without content. ``input_tokens`` is an estimate over everything that would be sent. ``language`` is an
+    ISO 639-1 code, or ``und``. ``requires`` holds the `CAPABILITIES` that the request cannot do without. ``headers``
+    has lower-case names and only those that a policy may look at. ``conversation`` identifies the conversation (see
+    `wire`). ``allowed`` is what the client's key may use, backends by name and whole tiers as ``tier/<name>``; None is
+    all.
     """
 
     model: str = "auto"

@@ -141,8 +141,10 @@ def test_the_first_to_take_an_id_has_it_and_nothing_undoes_a_revocation() -> Non
 
 json = st.recursive(
     st.none() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner)
-    | st.dictionaries(st.sampled_from(("id", "digest", "revoked", "created", "allowed", "x")), inner),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(("id", "digest", "revoked", "created", "allowed", "x")), inner)
+    ),
     max_leaves=8,
 )
 
