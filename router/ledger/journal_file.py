@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from policies.values import Entry
@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS cells (
     seq INTEGER NOT NULL, hour INTEGER NOT NULL, field TEXT NOT NULL, packed BLOB NOT NULL,
     PRIMARY KEY (seq, hour, field)) WITHOUT ROWID;
 """
+_COLUMNS = "seq, id, at, tier, backend, cost_nanos, body"
+_ROWS_AT_ONCE = 500
 _CELLS_PER_BATCH = 2_000
 
 
@@ -143,7 +145,7 @@ class JournalFile:
         bodies = [codec.encode(line.entry) for line in lines]
         with self._transaction():
             seq = self._next_seq()
-            added = [line for line, body in zip(lines, bodies, strict=True) if self._add_entry(seq, line.entry, body)]
+            added = self._add_entries(seq, lines, bodies)
             sums = merge_packed(carried or {}, pack_lines(added))
             if sums:
                 self._add_sums(seq, seq, at, sums)
@@ -155,13 +157,23 @@ class JournalFile:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'sums'").fetchone()
         return (row[0] if row else 0) + 1
 
-    def _add_entry(self, seq: int, entry: Entry, body: bytes) -> bool:
-        added = self._db.execute(
-            "INSERT INTO entries (seq, id, at, tier, backend, cost_nanos, body) VALUES (?,?,?,?,?,?,?) "
-            "ON CONFLICT (id) DO NOTHING",
-            (seq, entry.id, entry.at, entry.tier, entry.backend, entry.cost_nanos, body),
-        )
-        return added.rowcount == 1
+    def _add_entries(self, seq: int, lines: Sequence[Line], bodies: Sequence[bytes]) -> list[Line]:
+        """Add entries and give those that were not known already.
+
+        Many go in one statement: with a statement for each, the event loop's thread and this one would take the
+        interpreter from each other at every entry.
+        """
+        rows = [_row(seq, line.entry, body) for line, body in zip(lines, bodies, strict=True)]
+        many = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
+        if sum(map(self._insert, many)) == len(rows):
+            return list(lines)
+        self._db.execute("DELETE FROM entries WHERE seq = ?", (seq,))
+        return [line for line, row in zip(lines, rows, strict=True) if self._insert([row])]
+
+    def _insert(self, rows: Sequence[tuple[object, ...]]) -> int:
+        marks = ",".join(["(?,?,?,?,?,?,?)"] * len(rows))
+        statement = f"INSERT INTO entries ({_COLUMNS}) VALUES {marks} ON CONFLICT (id) DO NOTHING"
+        return self._db.execute(statement, tuple(chain.from_iterable(rows))).rowcount
 
     def _add_sums(self, seq: int, first: int, at: float, sums: Mapping[tuple[int, str], bytes]) -> None:
         self._db.execute("INSERT INTO sums (seq, first, at) VALUES (?,?,?)", (seq, first, at))
@@ -333,6 +345,10 @@ class JournalFile:
         """The JSON of the newest entries, newest first."""
         for (body,) in self._db.execute("SELECT body FROM entries ORDER BY number DESC LIMIT ?", (count,)):
             yield bytes(body)
+
+
+def _row(seq: int, entry: Entry, body: bytes) -> tuple[object, ...]:
+    return (seq, entry.id, entry.at, entry.tier, entry.backend, entry.cost_nanos, body)
 
 
 def pack_lines(lines: Sequence[Line]) -> dict[tuple[int, str], bytes]:
