@@ -77,7 +77,10 @@ def test_the_report_speaks_every_format_and_dimension(tmp_path: Path) -> None:
         for model in ("tier/small", "tier/large"):
             body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
             assert httpx.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+        deadline = time.monotonic() + 10
         served = httpx.get(f"{proxy.url}/report", params={"by": "tier,backend"}).json()
+        while served["total"]["requests"] < 2 and time.monotonic() < deadline:
+            served = httpx.get(f"{proxy.url}/report", params={"by": "tier,backend"}).json()
     for by in ("tier", "model", "backend", "domain", "key", "hour", "day"):
         assert sum(row["requests"] for row in json.loads(run_report(data, "--json", "--by", by))["rows"]) == 2
     assert served["total"]["requests"] == 2
