@@ -431,4 +431,6 @@ class Policy(Section):
     ledger: LedgerSettings = LedgerSettings()
     logging: Logging = Logging()
     timezone: str = "UTC"
-    redis: Annotated[str, AfterValidator(_store_url), Field(repr=False)] = ""
+    redis: Annotated[
+        str, BeforeValidator(lambda url: "" if url is None else url), AfterValidator(_store_url), Field(repr=False)
+    ] = ""
