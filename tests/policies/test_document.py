@@ -286,3 +286,17 @@ def test_an_empty_store_url_means_the_embedded_one() -> None:
         load(text, file="policy.yaml", environ={"REDIS_URL": "http://:secret@store"})
     assert "redis+cluster" in str(raised.value)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("auth", "trusted"),
+    [
+        ("{}", True),
+        ("{required: true}", False),
+        ("{required: true, trust: ann}", True),
+        ("{required: true, trust: '*'}", True),
+    ],
+)
+def test_whose_headers_count(auth: str, trusted: bool) -> None:
+    text = f"version: 1\nauth: {auth}\ntiers: {{a: {{backends: [{{name: b, kind: vllm, model: m}}]}}}}"
+    assert load(text, file="policy.yaml", environ={}).policy.auth.trusts("ann") is trusted

@@ -54,6 +54,8 @@ def test_nothing_is_said_of_a_clean_policy() -> None:
         ("rules: [{name: r, exclude: {precision: int4}}]", "5:19", "excludes nothing"),
         ("rules: [{name: r, when: {turns: {at_least: 3}}, exclude: {kind: vllm}}]", "5:49", "excludes every backend"),
         (RULES + "header: {x-plan: best}}, tier: large}]\nauth: {required: true}", "5:26", "and none is trusted"),
+        (RULES + "turns: {at_least: 3}}, prefer: large}, {name: b, when: {header: {x-plan: best}}, tier: large}]\n"
+         "auth: {required: true}", "5:82", "and none is trusted"),
         ("timeouts: {total: 1h}", "5:1", "the deadline over all attempts, 15m, is shorter than total"),
     ],
 )  # fmt: skip
