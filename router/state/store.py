@@ -46,6 +46,7 @@ DATA_PATH_SECONDS = 0.05
 """The longest that one request waits for its session."""
 _BACKGROUND_SECONDS = 5.0
 _SESSIONS_KEPT = 20_000
+_SESSIONS_AT_ONCE = 200
 _SESSION_TRUSTED = 60.0
 _SESSION_TRUSTED_AMONG_OTHERS = 1.0
 _RECENT_KEPT = 2_000
@@ -92,6 +93,7 @@ class RedisStore:
         self._others: dict[str, int] = {}
         self._rests: dict[str, float] = {}
         self._new_rests: dict[str, float] = {}
+        self._remember_script = Script(self._client, "remember.lua")
         self._ship_script = Script(self._client, "merge.lua", "ship.lua")
         self._compact_script = Script(self._client, "merge.lua", "compact.lua")
         self._proxies = 1
@@ -250,7 +252,7 @@ class RedisStore:
     # what runs behind the data path
 
     async def tick(self) -> bool:
-        """In one round trip: see whether the store takes writes, save sessions, exchange spend, GPU weights and rests.
+        """See whether the store takes writes, exchange spend, GPU weights and rests in one round trip, save sessions.
 
         Returns whether it answered.
         """
@@ -266,8 +268,6 @@ class RedisStore:
             pipe.hset(self._key("gpus"), f"{backend}\x1f{self._me}", f"{weight} {now:.3f}")
         for backend, until in rests.items():
             pipe.hset(self._key("rests"), backend, f"{until:.3f}")
-        for conversation, (text, seconds) in unsaved.items():
-            pipe.set(self._key("session", conversation), text, ex=seconds)
         pipe.zadd(self._key("proxies"), {self._me: now})
         pipe.zcount(self._key("proxies"), now - _PRESENCE_SECONDS, "+inf")
         pipe.zremrangebyscore(self._key("proxies"), "-inf", now - _PRESENCE_SECONDS)
@@ -275,6 +275,7 @@ class RedisStore:
         pipe.hgetall(self._key("rests"))
         try:
             answers = await self._ask(pipe.execute(), _BACKGROUND_SECONDS)
+            await self._save(unsaved)
         except StoreAway:
             self._unsaved = unsaved | self._unsaved
             self._new_rests = rests | self._new_rests
@@ -288,6 +289,14 @@ class RedisStore:
         self._others = self._weights_of_others(answers[-2], now)
         self._rests = {backend.decode(): float(until) for backend, until in answers[-1].items()}
         return True
+
+    async def _save(self, sessions: Mapping[str, tuple[bytes, int]]) -> None:
+        """Save sessions, many in one command, which is cheap, but not so many that requests wait for it."""
+        waiting = iter(sessions.items())
+        while some := list(islice(waiting, _SESSIONS_AT_ONCE)):
+            keys = [self._key("session", conversation) for conversation, _ in some]
+            arguments = [part for _, told in some for part in told]
+            await self._ask(self._remember_script.run(keys, arguments), _BACKGROUND_SECONDS)
 
     def _weights_of_others(self, said: Mapping[bytes, bytes], now: float) -> dict[str, int]:
         others: dict[str, int] = {}

@@ -212,12 +212,15 @@ def _started(
 def _until_answered(process: subprocess.Popen[bytes], port: int, began: float) -> float:
     model = "tier/small" if "router.cli" in process.args else MODEL  # type: ignore[operator]
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    while time.monotonic() - began < 60:
+    while time.monotonic() - began < 120:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args} ended with exit code {process.returncode}")  # type: ignore[str-bytes-safe]
         try:
             answer = httpx.post(
-                f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {KEY}"}
+                f"http://127.0.0.1:{port}/v1/chat/completions",
+                json=body,
+                headers={"authorization": f"Bearer {KEY}"},
+                timeout=60,
             )
         except httpx.TransportError:
             time.sleep(0.005)
