@@ -1,4 +1,4 @@
-"""Hugging Face Text Generation Inference (huggingface.co/docs/text-generation-inference, "Metrics").
+"""Hugging Face Text Generation Inference (its documentation, "Metrics").
 
 Events are written ``data:{…}`` without a space. The model is called ``tgi`` whatever it is. A request that is too long
 is a 422. Tells of its queue and batch, not of its cache; its speculation (Medusa, n-gram) tells the tokens it skipped.

@@ -1,4 +1,4 @@
-"""``transformers serve`` (huggingface.co/docs/transformers, "Serving").
+"""``transformers serve`` (its documentation, "Serving").
 
 Loads a model when it is first asked for, so a first answer may take minutes. Without continuous batching it answers
 one request at a time. Usage stands in the chunk of the last choice, asked for or not, and streams end without
