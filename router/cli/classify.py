@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from classifiers.encoder import Encoder
     from classifiers.static import StaticEncoder
 
-NAME = "classify"
-HELP = "classify prompts from standard input"
 BATCH = 64
 
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classifiers.evaluate import Prices, Scored
 
-NAME = "evaluate"
-HELP = "evaluate routing on scored rows"
 SHOWN = ("router", "by_difficulty", "length_only", "random", "oracle")
 FIGURES = ("apgr", "cpt50", "cpt80", "aiq", "saving_at_equal_quality")
 

@@ -16,9 +16,6 @@ from router.cli import cache_dir
 if TYPE_CHECKING:
     from classifiers.artifact import Artifact
 
-NAME = "train"
-HELP = "train an artifact from scored rows"
-
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
