@@ -45,6 +45,7 @@ def create(settings: Settings) -> Starlette:
             Route(CHAT, chat, methods=["POST"]),
             Route("/v1/models", endpoints.models),
             Route("/v1/route", endpoints.route, methods=["POST"]),
+            Route("/v1/feedback", endpoints.feedback, methods=["POST"]),
             Route("/healthz", endpoints.healthz),
             Route("/readyz", endpoints.readyz),
             Route("/metrics", endpoints.metrics),

@@ -158,6 +158,17 @@ async def route(request: Request) -> Response:
     )
 
 
+async def feedback(request: Request) -> Response:
+    """``POST /v1/feedback``: take ``{"request_id", "score"}`` for the journal, where training reads it.
+
+    202: it is written within the journal's commit window. The id is not looked up: another proxy may have served it.
+    """
+    proxy = _proxy(request)
+    raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
+    proxy.judge(raw, request.scope[KEY])
+    return json_response({"status": "ok"}, 202)
+
+
 async def models(request: Request) -> Response:
     """``GET /v1/models``: every name that ``model`` may take with this key, in OpenAI's shape."""
     names = _proxy(request).model_names(request.scope[KEY])

@@ -25,6 +25,7 @@ def document() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": {"post": _chat("Answer a chat request", _answer())},
             "/v1/route": {"post": _chat("Decide where a chat request would go", _described("The decision"))},
+            "/v1/feedback": {"post": _feedback()},
             "/v1/models": {"get": _read("Every name that model may take", _MODELS)},
             "/healthz": {"get": _read("Whether the process is alive", _STATUS, security=[])},
             "/readyz": {"get": _ready()},
@@ -117,6 +118,15 @@ _MODELS: Final[dict[str, Any]] = {
         "data": {"type": "array", "items": {"type": "object", "required": ["id", "object", "created", "owned_by"]}},
     },
 }
+_FEEDBACK: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["request_id", "score"],
+    "properties": {
+        "request_id": {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[ -~]+$"},
+        "score": {"type": "number", "minimum": 0, "maximum": 1, "description": "0 is wrong, 1 is right"},
+    },
+    "additionalProperties": False,
+}
 _WINDOW: Final = [
     {"name": name, "in": "query", "schema": _TEXT, "description": meaning}
     for name, meaning in {
@@ -155,3 +165,11 @@ def _ready() -> dict[str, Any]:
 def _chat(summary: str, ok: dict[str, Any]) -> dict[str, Any]:
     content = {_JSON: {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}
     return _operation(summary, ok, requestBody={"required": True, "content": content})
+
+
+def _feedback() -> dict[str, Any]:
+    found = _operation("Say how right an answer was, for training", _STATUS)
+    found["responses"]["202"] = _described("It will be in the journal", schema=_STATUS)
+    del found["responses"]["200"]
+    content = {_JSON: {"schema": _FEEDBACK}}
+    return {**found, "requestBody": {"required": True, "content": content}}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from time import time
 from zoneinfo import ZoneInfo
 
 from classifiers.artifact import ArtifactError
@@ -23,6 +24,7 @@ from router.dispatch import Dispatcher
 from router.errors import RequestError
 from router.fleet import Fleet
 from router.keys import Key, Keyring
+from router.ledger import feedback
 from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.pipeline import Pipeline
 from router.reports import report, window
@@ -84,6 +86,14 @@ class Proxy:
             raw, steering, client,
             seen=pipeline.headers_read, session_header=policy.session.header, reads_text=pipeline.reads_text,
         )  # fmt: skip
+
+    def judge(self, raw: bytes, key: Key | None) -> None:
+        """Take feedback on an answer. A key speaks of its own requests, an admin's of any. Raises `RequestError`."""
+        client = feedback.ANYBODY if key is None or key.admin or not self.policy.auth.required else key.id
+        try:
+            self._ledger.judge(feedback.read(raw, client, time()))
+        except feedback.FeedbackError as error:
+            raise RequestError(400, "invalid_feedback", f"{error}.") from error
 
     def model_names(self, key: Key | None) -> list[str]:
         """Every name that a request with this key may ask for."""

@@ -17,6 +17,7 @@ from time import monotonic, sleep, time
 from typing import TypeAlias
 
 from router.ledger import codec
+from router.ledger.feedback import Feedback
 from router.ledger.journal_file import JournalFile, Line, pack_lines
 from router.ledger.sums import Packed, merge_packed
 
@@ -30,7 +31,7 @@ _MOST_PER_COMMIT = 2_000
 _NOT_THE_DISK = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError)
 
 _Stop: TypeAlias = None
-_Item: TypeAlias = "Line | _Sums | Event | _Stop"
+_Item: TypeAlias = "Line | Feedback | _Sums | Event | _Stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Journal:
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._held: list[Line] = []
         self._carried: dict[tuple[int, str], bytes] = {}
+        self._feedback: list[Feedback] = []
         self._flushes: list[Event] = []
         self._problem = ""
         self._retry_at = 0.0
@@ -85,6 +87,10 @@ class Journal:
         """Take sums that belong to no entry; never waits."""
         self._queue.put(_Sums(packed))
 
+    def judge(self, feedback: Feedback) -> None:
+        """Take feedback; never waits."""
+        self._queue.put(feedback)
+
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything taken so far is committed; False when that did not happen in time."""
         done = Event()
@@ -95,7 +101,7 @@ class Journal:
         """Commit what is left and end the thread; False when the disk refused some of it."""
         self._queue.put(None)
         self._thread.join()
-        return not (self._held or self._carried)
+        return not self._waiting()
 
     def _run(self) -> None:
         file = self._open_file(self.path)
@@ -105,13 +111,16 @@ class Journal:
             self._commit(file, insist=not running)
         file.close()
 
+    def _waiting(self) -> bool:
+        return bool(self._held or self._carried or self._feedback)
+
     def _collect(self) -> bool:
         """Wait for something to do, gather what comes within the commit window, and say whether to go on."""
         try:
-            items = [self._queue.get(timeout=_RETRY_DISK if self._held or self._carried else None)]
+            items = [self._queue.get(timeout=_RETRY_DISK if self._waiting() else None)]
         except Empty:
             return True
-        if isinstance(items[0], Line):
+        if isinstance(items[0], Line | Feedback):
             sleep(COMMIT_WINDOW)
         while len(items) < _MOST_PER_COMMIT:
             try:
@@ -119,6 +128,7 @@ class Journal:
             except Empty:
                 break
         self._flushes += [item for item in items if isinstance(item, Event)]
+        self._feedback += [item for item in items if isinstance(item, Feedback)]
         lines = [item for item in items if isinstance(item, Line)]
         self._held += lines if self.keep_content else map(_without_content, lines)
         self._carried = merge_packed(self._carried, *(item.packed for item in items if isinstance(item, _Sums)))
@@ -143,6 +153,9 @@ class Journal:
 
     def _write_held(self, file: JournalFile) -> None:
         """Write everything; what no disk would take is given up alone. Raises `sqlite3.Error` when this one refuses."""
+        if self._feedback:
+            file.write_feedback(self._feedback)
+            self._feedback = []
         together = _MOST_PER_COMMIT
         while self._held or self._carried:
             try:
@@ -173,6 +186,7 @@ class Journal:
 
     def _fold_surplus(self) -> None:
         """Keep no more entries whole than the bound, the oldest of the others as sums."""
+        self._feedback = self._feedback[-self._most_held :]
         surplus = len(self._held) - self._most_held
         if surplus > 0:
             folded, self._held = self._held[:surplus], self._held[surplus:]

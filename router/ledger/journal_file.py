@@ -8,6 +8,8 @@ remembers how far it has applied each chapter, so that a batch is everything aft
 changes nothing, a store that has lost data asks for it again by naming a lower number, and a journal put back from a
 backup, or copied, goes on in a chapter that the store has not seen.
 
+``feedback`` holds scores of answers by request id; it enters no sum, and nothing ships it.
+
 Old entries are deleted and old sums folded together; sums are never dropped, so a journal's total stays true.
 """
 
@@ -24,6 +26,7 @@ from pathlib import Path
 
 from policies.values import Entry
 from router.ledger import codec
+from router.ledger.feedback import Feedback
 from router.ledger.sums import Packed, merge_all, merge_packed, pack_entries
 
 log = logging.getLogger(__name__)
@@ -43,10 +46,14 @@ CREATE INDEX IF NOT EXISTS holds_seq ON holds (seq);
 CREATE TABLE IF NOT EXISTS cells (
     seq INTEGER NOT NULL, hour INTEGER NOT NULL, field TEXT NOT NULL, packed BLOB NOT NULL,
     PRIMARY KEY (seq, hour, field)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS feedback (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, key_id TEXT NOT NULL, at REAL NOT NULL, score REAL NOT NULL,
+    UNIQUE (id, key_id));
 """
 _COLUMNS = "seq, id, at, tier, backend, cost_nanos, body"
 _ROWS_AT_ONCE = 500
 _CELLS_PER_BATCH = 2_000
+_MOST_FEEDBACK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +188,14 @@ class JournalFile:
             "INSERT INTO cells VALUES (?,?,?,?)", [(seq, hour, name, packed) for (hour, name), packed in sums.items()]
         )
 
+    def write_feedback(self, said: Sequence[Feedback]) -> None:
+        """Commit feedback; a later one stands in place of an earlier one. Raises `sqlite3.Error`."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO feedback (id, key_id, at, score) VALUES (?,?,?,?)",
+                [(one.request_id, one.key_id, one.at, one.score) for one in said],
+            )
+
     def last_seq(self) -> int:
         """The number of the last commit, 0 before the first."""
         return self._next_seq() - 1
@@ -298,8 +313,11 @@ class JournalFile:
     def retain(self, since: float, most_bytes: int) -> int:
         """Delete entries from before a Unix time, and the oldest while the file is too big; returns how many went.
 
-        What they add up to stays.
+        What they add up to stays. Feedback goes with the entries of its time, and beyond the newest million.
         """
+        newest = f"SELECT coalesce(max(number), 0) - {_MOST_FEEDBACK} FROM feedback"
+        with self._transaction():
+            self._db.execute(f"DELETE FROM feedback WHERE at < ? OR number <= ({newest})", (since,))
         gone = self._delete("number IN (SELECT number FROM entries WHERE at < ? LIMIT 10000)", since)
         while self._used_bytes() > most_bytes:
             deleted = self._delete("number IN (SELECT number FROM entries ORDER BY number LIMIT ?)", 200)

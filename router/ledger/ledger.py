@@ -14,6 +14,7 @@ from policies.money import GpuClock
 from policies.schema import LedgerSettings
 from policies.values import Entry
 from router.ledger.budgets import Grant, charges
+from router.ledger.feedback import Feedback
 from router.ledger.journal import Journal
 from router.ledger.journal_file import Line
 from router.ledger.shipper import Shipper
@@ -59,6 +60,10 @@ class Ledger:
     def record(self, entry: Entry, grant: Grant = _NO_GRANT) -> None:
         """Write an entry down, charge it to the budgets that granted it, and give back what they held; never waits."""
         self._journal.append(Line(entry, charges(grant, entry), grant.holds))
+
+    def judge(self, feedback: Feedback) -> None:
+        """Write feedback down, in this proxy's journal; never waits."""
+        self._journal.judge(feedback)
 
     def meter(self, clocks: Callable[[], Iterable[tuple[str, GpuClock]]]) -> None:
         """Have GPUs billed for as long as their backends are configured; ``clocks`` names each and gives its clock.
