@@ -1,9 +1,12 @@
 """The embedded store: a real Valkey on a unix socket in the data folder, shared by the proxies that use the folder.
 
 The first to come starts it, the last to leave stops it; both are decided under file locks, which the kernel releases
-for a process that dies. A server whose starter was killed goes on running and is taken over by whoever comes next. It
-keeps an append-only file, synced every second: a killed server loses nothing that it acknowledged, a machine that loses
-power up to two seconds of it, which the journals send again. It listens on no network address.
+for a process that dies. Where the last one was killed, `router.state.watchdog` stops it. It keeps an append-only file,
+synced every second: a killed server loses nothing that it acknowledged, a machine that loses power up to two seconds of
+it, which the journals send again. It listens on no network address.
+
+Who uses the store holds ``users.lock`` shared, who ends it holds it alone. ``start.lock`` is held by a user who starts
+a server, ``watchdog.lock`` by the watchdog.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +30,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
+
+from router.state import watchdog
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +84,15 @@ class EmbeddedStore:
                 f"{self.socket.parent} belongs to somebody else: remove it, or name another data folder"
             )
         self.socket.parent.chmod(0o700)
-        with self._exclusively():
-            self._ensure_running()
-            if self._share is None:
-                self._share = (self._folder / "users.lock").open("ab")
-                fcntl.flock(self._share, fcntl.LOCK_SH)
+        share = self._share or (self._folder / "users.lock").open("ab")
+        fcntl.flock(share, fcntl.LOCK_SH)
+        self._share = share
+        try:
+            with self._exclusively():
+                self._ensure_running()
+        except StoreNotStarted:
+            self.stop()
+            raise
         return self.url
 
     def ensure(self) -> None:
@@ -95,16 +105,15 @@ class EmbeddedStore:
         """Stop using the store, and stop the server if nobody else uses it."""
         if self._share is None:
             return
-        with self._exclusively():
-            share, self._share = self._share, None
-            try:
-                fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            else:
-                self._shut_down()
-            finally:
-                share.close()
+        share, self._share = self._share, None
+        try:
+            fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(share, fcntl.LOCK_SH)  # others use it; or the watchdog was faster, and is waited for
+        else:
+            watchdog.shut_down(str(self.socket))
+        finally:
+            share.close()
 
     def running(self) -> bool:
         """Whether a server answers on the socket (one that is still loading its file does)."""
@@ -126,6 +135,7 @@ class EmbeddedStore:
             yield
 
     def _ensure_running(self) -> None:
+        self._ensure_watched()
         if self.running():
             self._wait_until_loaded()
             return
@@ -139,6 +149,20 @@ class EmbeddedStore:
                 f"the embedded store ended at once: {error.stdout.decode(errors='replace').strip()}"
             ) from error
         self._wait_until_loaded()
+
+    def _ensure_watched(self) -> None:
+        with (self._folder / "watchdog.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            mine = lock.fileno()
+            paths = (str(self._folder / "users.lock"), str(self.socket), str(mine))
+            command = [sys.executable, "-I", "-S", watchdog.__file__, *paths]
+            subprocess.run(
+                command, pass_fds=[mine], check=True, cwd="/",
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
 
     def _configuration(self) -> bytes:
         folder = self._folder.resolve()
@@ -189,14 +213,6 @@ class EmbeddedStore:
             return (self._folder / "server.log").read_text(errors="replace").strip().rpartition("\n")[2]
         except OSError:
             return "(no log)"
-
-    def _shut_down(self) -> None:
-        client = self._client()
-        with suppress(RedisError, OSError):
-            client.shutdown(save=False, nosave=True)
-        deadline = monotonic() + 10
-        while self.running() and monotonic() < deadline:
-            sleep(0.01)
 
 
 def _socket_path(folder: Path) -> Path:

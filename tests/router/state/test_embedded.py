@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -50,23 +53,86 @@ def test_folders_do_not_share(tmp_path: Path) -> None:
         store.stop()
 
 
-def test_a_server_whose_starter_was_killed_is_taken_over(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from router.state.embedded import EmbeddedStore\n"
-        "EmbeddedStore(Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(600)"
-    )
-    starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-    assert starter.stdout is not None
-    assert starter.stdout.readline() == b"up\n"
+_USER = (
+    "import sys, time; from pathlib import Path; from router.state.embedded import EmbeddedStore\n"
+    "store = EmbeddedStore(Path(sys.argv[1])); store.start(); print('up', flush=True); time.sleep(600)"
+)
+
+
+@contextmanager
+def user(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that uses the store of a folder until it is killed."""
+    process = subprocess.Popen([sys.executable, "-c", _USER, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"up\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_it_outlives_a_starter_that_is_killed_and_ends_with_the_last_user_that_is(tmp_path: Path) -> None:
+    watcher = EmbeddedStore(tmp_path)
+    with user(tmp_path) as starter, user(tmp_path) as second, user(tmp_path) as third:
+        pid = pid_of(watcher)
+        for gone in (starter, third):
+            gone.kill()
+            gone.wait()
+        assert pid_of(watcher) == pid
+        watcher._client().set("key", "value")
+        second.kill()
+        wait_for(lambda: not watcher.running())
+    watcher.start()
+    assert watcher._client().get("key") == b"value", "it was ended, not killed"
+    watcher.stop()
+    wait_for(lambda: not held(tmp_path / "store" / "watchdog.lock"))
+
+
+def test_whoever_comes_while_the_last_one_dies_has_a_store(tmp_path: Path) -> None:
     heir = EmbeddedStore(tmp_path)
-    pid = pid_of(heir)
-    starter.kill()
-    starter.wait()
-    starter.stdout.close()
-    heir.start()
-    assert pid_of(heir) == pid
-    heir.stop()
-    assert not heir.running()
+    for _ in range(10):
+        with user(tmp_path) as last:
+            last.kill()
+            heir.start()
+            assert heir.running()
+            assert held(tmp_path / "store" / "watchdog.lock")
+        heir.stop()
+        assert not heir.running()
+
+
+def test_a_watchdog_that_died_is_replaced_by_the_next_user(tmp_path: Path) -> None:
+    lock = tmp_path / "store" / "watchdog.lock"
+    first = EmbeddedStore(tmp_path)
+    first.start()
+    for pid in holders(lock):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not held(lock))
+    with user(tmp_path):
+        assert held(lock)
+        first.stop()
+        assert first.running()
+    wait_for(lambda: not first.running())
+
+
+def holders(lock: Path) -> list[int]:
+    """The other processes that have a file open."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):
+            if any(os.readlink(link) == str(lock.resolve()) for link in folder.iterdir()):
+                found.append(int(folder.parent.name))
+    return found
+
+
+def held(lock: Path) -> bool:
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def test_a_server_that_died_in_use_is_started_again(tmp_path: Path) -> None:
