@@ -169,7 +169,7 @@ def _heads(look: str, arrays: Mapping[str, NDArray[Any]], folder: Path) -> Heads
         if f"{look}.{part}" not in arrays:
             raise ArtifactError(f"{folder / _ARRAYS}: head {look}.{part} is missing; train the artifact again")
     parts: dict[str, Any] = {part: arrays[f"{look}.{part}"] for part in _PARTS}
-    return Heads(**parts)
+    return Heads(**parts | {"table": parts["table"].astype(np.float32)})
 
 
 def _check_heads(look: str, heads: Heads, artifact: Artifact, where: str) -> None:

@@ -47,7 +47,7 @@ class Heads:
     error that the posterior does not see, on tasks unlike any seen and on tasks seen.
     """
 
-    table: NDArray[np.float16]
+    table: Array
     weights: Array
     projection: Array
     features: NDArray[np.int32]
@@ -80,14 +80,14 @@ def design(look: str, vectors: Array, facts: Array) -> Array:
     """
     width = vectors.shape[1]
     half = width + len(LEXICAL) + 1
+    free = np.where(facts[:, _OPTIONS, None] > 0.0, np.float32(0.0), np.float32(FREE_SCALE))
     x = np.empty((len(facts), 2 * half), np.float32)
-    x[:, half : half + width] = vectors
-    x[:, half + width : -1] = facts * np.float32(FACT_SCALE[look])
+    x[:, :width] = vectors
+    np.multiply(facts, np.float32(FACT_SCALE[look]), out=x[:, width : half - 1])
+    np.multiply(x[:, : half - 1], free, out=x[:, half:-1])
+    # The constant goes last, where fitting leaves it unpenalised; the free-form flag stands in the middle.
+    x[:, half - 1 : half] = free
     x[:, -1] = 1.0
-    x[:, :half] = x[:, half:]
-    x[:, half:] *= np.where(facts[:, _OPTIONS, None] > 0.0, np.float32(0.0), np.float32(FREE_SCALE))
-    # The constant goes last, where fitting leaves it unpenalised; the free-form flag takes its place in the middle.
-    x[:, [half - 1, -1]] = x[:, [-1, half - 1]]
     return x
 
 
@@ -107,22 +107,24 @@ def tree_logits(x: Array, features: NDArray[np.int32], thresholds: Array, leaves
     trees, inner = features.shape
     if not trees:
         return np.zeros((len(x), leaves.shape[1]), np.float32)
-    flat_features, flat_thresholds = features.ravel(), thresholds.ravel()
-    first = np.arange(trees) * inner
+    nodes, limits = features.ravel(), thresholds.ravel()
+    first = np.arange(trees) * (inner + 1)
     out = np.empty((len(x), leaves.shape[1]), np.float32)
     for start in range(0, len(x), _TREE_ROWS):
         part = x[start : start + _TREE_ROWS]
-        cells, base = part.ravel(), (np.arange(len(part)) * x.shape[1])[:, None]
-        node = np.zeros((len(part), trees), np.int64)
-        for _ in range(TREE_DEPTH):
-            at = first + node
-            node = 2 * node + 1 + (cells[base + flat_features[at]] > flat_thresholds[at])
-        node += np.arange(trees) * (inner + 1) - inner
-        out[start : start + _TREE_ROWS] = leaves[node].sum(axis=1)
+        right = (part.take(nodes, axis=1) > limits).reshape(len(part), trees, inner)
+        # From the lowest nodes up: each holds the leaf that an input which comes by would reach.
+        leaf = _LOWEST + right[:, :, inner // 2 :]
+        for depth in reversed(range(TREE_DEPTH - 1)):
+            here = right[:, :, 2**depth - 1 : 2 ** (depth + 1) - 1]
+            leaf = np.where(here, leaf[:, :, 1::2], leaf[:, :, ::2])
+        out[start : start + _TREE_ROWS] = leaves.take(leaf[:, :, 0] + first, axis=0).sum(axis=1)
     return out
 
 
 _TREE_ROWS = 256
+_LOWEST = np.arange(0, 2**TREE_DEPTH, 2)
+"""The left leaf of each lowest node."""
 
 
 def linear_logits(heads: Heads, x: Array, grams: Sequence[Grams]) -> Array:
@@ -130,7 +132,7 @@ def linear_logits(heads: Heads, x: Array, grams: Sequence[Grams]) -> Array:
     out: Array = np.asarray(x @ heads.weights, np.float32)
     if len(heads.table):
         for row, (indices, values) in enumerate(grams):
-            out[row] += values @ heads.table[indices].astype(np.float32)
+            out[row] += values @ heads.table.take(indices, axis=0)
     return out
 
 
