@@ -30,9 +30,11 @@ class Admission:
         """Reserve for a decision's steps; where a budget stands in the way, decide again knowing it.
 
         When the dearest step does not fit but the first does, those dearer than the first are dropped from the plan.
-        A budget that downgrades is still charged. The grant of a refused request says when to come back.
+        A budget that downgrades is still charged. The grant of a refused request says when the first of the plans that
+        were tried would fit.
         """
         grant = _NO_GRANT
+        waits: list[float] = []
         if not self._loaded.policy.budgets:
             return view, decision, grant
         while decision.refusal is None and (due := budgets_for(self._loaded, features, signals, view)):
@@ -45,9 +47,10 @@ class Admission:
                 grant = await self._store.reserve(request_id, reserved, self._loaded.policy.timeouts.deadline)
                 if not grant.exceeded:
                     return view, replace(decision, steps=steps), replace(grant, claims=claimed)
+                waits += [grant.retry_after] if grant.retry_after is not None else []
             view = replace(view, exceeded=(*view.exceeded, *grant.exceeded))
             decision = decide(self._loaded, features, signals, view)
-        return view, decision, grant
+        return view, decision, replace(grant, retry_after=min(waits, default=None)) if grant.exceeded else grant
 
     def _claims(
         self, due: Sequence[Budget], features: Features, view: View, steps: Sequence[Step]

@@ -190,7 +190,8 @@ class Pipeline:
         exchange.prompt = self.fleet.trace(request.body)
         choice = exchange.choice = await self._admitted(exchange, await self.choose(request.features, exchange.prompt))
         if (refusal := choice.decision.refusal) is not None:
-            wait = {"retry-after": str(ceil(exchange.grant.retry_after))} if refusal.status == 429 else {}
+            seconds = exchange.grant.retry_after
+            wait = {"retry-after": str(ceil(seconds))} if refusal.status == 429 and seconds is not None else {}
             error = RequestError(refusal.status, refusal.code, refusal.message, refusal.param, headers=wait)
             return self._failed(exchange, error, "rejected")
         order = Order(

@@ -74,11 +74,6 @@ class Account:
         since = self.since - ago * (self.until - self.since)
         return "\x1f".join((BUDGET_FIELD, self.budget, self.subject, str(int(since.timestamp()))))
 
-    def room_at(self, leaving: int) -> float:
-        """The Unix time when so many parts, the oldest first, have left the window; or when a clock's window ends."""
-        part = self.until - self.since
-        return (self.ends - max(0, self._parts + 1 - leaving) * part).timestamp()
-
     @property
     def hour(self) -> int:
         """The hour that its sums are kept under: that of the window's beginning."""
@@ -104,14 +99,16 @@ class Claim:
 class Grant:
     """The answer to a reservation. ``exceeded`` is empty when it was made, and then ``holds`` are to be given back.
 
-    ``exceeded`` names accounts as `policies.values.View.exceeded` does. ``retry_after`` is the seconds until what
-    stands in the way is over: the window, or, where others' reservations do, about as long as those may take.
+    ``exceeded`` names accounts as `policies.values.View.exceeded` does. ``retry_after`` is the seconds after which the
+    same claims would be granted if nobody else came in between: once so much of what was spent has left the window, and
+    so many of what others hold has left it or expired. It is sooner where others use less than they hold; None where it
+    is never, because the claims alone are more than a budget allows.
     """
 
     claims: tuple[Claim, ...] = ()
     holds: tuple[tuple[str, str], ...] = ()
     exceeded: tuple[str, ...] = ()
-    retry_after: float = 0.0
+    retry_after: float | None = 0.0
 
 
 def window(per: str, now: datetime) -> tuple[datetime, datetime]:

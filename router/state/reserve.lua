@@ -2,19 +2,24 @@
 -- Reserves for each of some requests its worst case from all its budgets, or from none.
 -- KEYS: for each claim a budget and its holds, then those of the earlier parts of its window, the oldest first, where it
 -- rolls. ARGV: for each request: its id, seconds until its hold expires unsettled, number of claims, and for each claim the
--- seconds that it is kept, the number of earlier parts, the limits in nano-dollars, tokens and requests (-1 where there is
--- none), and the amounts.
--- Returns five numbers for each claim. The first: 0 it fits; 1 it does not fit beside what is spent; 2 nor beside what
--- others hold. The second: how many parts must leave the window, the oldest first, before it fits beside what is spent.
--- Then what is left of each limit, this claim included where it was taken (-1 where there is no limit).
+-- seconds that it is kept, the number of earlier parts, milliseconds until the oldest part leaves the window (or the window
+-- ends, where it does not roll) and between that and the next, the limits in nano-dollars, tokens and requests (-1 where
+-- there is none), and the amounts.
+-- Returns four numbers for each claim. The first: 0 where it fits, else the milliseconds after which it would if nobody else
+-- came (-1: never, as the claim alone is too large): once so much of what is spent has left the window and of what is held
+-- has left it or expired. Then what is left of each limit, this claim included where it was taken (-1 where there is none).
 -- A request whose first numbers are all 0 has its reservation.
 -- A budget is a hash: `spent` (a vector of dollars, nano-dollars, tokens, requests; see router/ledger/sums.py) and what is
 -- held. Its holds are a sorted set of `reservation:nanos:tokens:requests` by the time when they expire.
 
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local now_ms = now * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 -- In strings, because a number of Lua's is exact only to 2^53; and there is no '-0' to Redis.
 local function negative(number) return number == '0' and number or '-' .. number end
+
+local function amounts(member) return string.match(member, '(%d+):(%d+):(%d+)$') end
 
 local function hold(budget, nanos, tokens, requests)
   redis.call('HINCRBY', budget, 'held_nanos', nanos)
@@ -25,7 +30,7 @@ end
 local function expire(budget, holds)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do
     redis.call('ZREM', holds, member)
-    local nanos, tokens, requests = string.match(member, '(%d+):(%d+):(%d+)$')
+    local nanos, tokens, requests = amounts(member)
     hold(budget, negative(nanos), negative(tokens), negative(requests))
   end
 end
@@ -37,71 +42,91 @@ local function spent_of(budget)
   return {dollars * 1e9 + nanos, tokens, requests}
 end
 
-local function leaving(parts, spent, at)
-  local left = {spent[1], spent[2], spent[3]}
-  for gone = 0, #parts do
-    local fits = true
-    for kind = 1, 3 do
-      if gone > 0 then left[kind] = left[kind] - parts[gone][kind] end
-      local limit = tonumber(ARGV[at + 1 + kind])
-      fits = fits and (limit < 0 or left[kind] + tonumber(ARGV[at + 4 + kind]) <= limit)
+-- What leaves a claim's window and when, the earliest first: {milliseconds from now, nano-dollars, tokens, requests}.
+local leaving_of = {}
+local function leaving(parts, at)
+  local known = leaving_of[parts[#parts].budget]
+  if known then return known end
+  local events, leaves = {}, tonumber(ARGV[at + 2])
+  for _, part in ipairs(parts) do
+    events[#events + 1] = {leaves, part.spent[1], part.spent[2], part.spent[3]}
+    local held = redis.call('ZRANGE', part.holds, 0, -1, 'WITHSCORES')
+    for i = 1, #held, 2 do
+      local nanos, tokens, requests = amounts(held[i])
+      local expires = tonumber(held[i + 1]) * 1000 - now_ms
+      events[#events + 1] = {math.min(leaves, expires), tonumber(nanos), tonumber(tokens), tonumber(requests)}
     end
-    if fits then return gone end
+    leaves = leaves + tonumber(ARGV[at + 3])
   end
-  return #parts
+  table.sort(events, function(one, other) return one[1] < other[1] end)
+  leaving_of[parts[#parts].budget] = events
+  return events
+end
+
+local function limit_and_amount(at, kind) return tonumber(ARGV[at + 3 + kind]), tonumber(ARGV[at + 6 + kind]) end
+
+local function fits(used, at)
+  for kind = 1, 3 do
+    local limit, amount = limit_and_amount(at, kind)
+    if limit >= 0 and used[kind] + amount > limit then return false end
+  end
+  return true
+end
+
+local function wait(parts, used, at)
+  local left = {used[1], used[2], used[3]}
+  for _, event in ipairs(leaving(parts, at)) do
+    for kind = 1, 3 do left[kind] = left[kind] - event[kind + 1] end
+    if fits(left, at) then return math.max(1, event[1]) end
+  end
+  return -1
 end
 
 local function verdict(key, at)
-  local parts, spent, held, result = {}, {0, 0, 0}, {0, 0, 0}, {0, 0, -1, -1, -1}
-  for part = tonumber(ARGV[at + 1]), 0, -1 do
-    local place = part == 0 and key or key + 2 * (tonumber(ARGV[at + 1]) - part + 1)
-    local budget = KEYS[place]
-    expire(budget, KEYS[place + 1])
-    parts[#parts + 1] = spent_of(budget)
-    local holding = redis.call('HMGET', budget, 'held_nanos', 'held_tokens', 'held_requests')
-    for kind = 1, 3 do
-      spent[kind] = spent[kind] + parts[#parts][kind]
-      held[kind] = held[kind] + tonumber(holding[kind] or '0')
-    end
-    if part > 0 then
-      redis.call('EXPIRE', budget, ARGV[at])
-      redis.call('EXPIRE', KEYS[place + 1], ARGV[at])
+  local parts, used, result = {}, {0, 0, 0}, {0, -1, -1, -1}
+  for earlier = tonumber(ARGV[at + 1]), 0, -1 do
+    local place = earlier == 0 and key or key + 2 * (tonumber(ARGV[at + 1]) - earlier + 1)
+    local part = {budget = KEYS[place], holds = KEYS[place + 1]}
+    expire(part.budget, part.holds)
+    part.spent = spent_of(part.budget)
+    parts[#parts + 1] = part
+    local held = redis.call('HMGET', part.budget, 'held_nanos', 'held_tokens', 'held_requests')
+    for kind = 1, 3 do used[kind] = used[kind] + part.spent[kind] + tonumber(held[kind] or '0') end
+    if earlier > 0 then
+      redis.call('EXPIRE', part.budget, ARGV[at])
+      redis.call('EXPIRE', part.holds, ARGV[at])
     end
   end
   for kind = 1, 3 do
-    local limit, amount = tonumber(ARGV[at + 1 + kind]), tonumber(ARGV[at + 4 + kind])
-    if limit >= 0 then
-      local left = limit - spent[kind] - held[kind]
-      result[2 + kind] = math.max(0, left)
-      if spent[kind] + amount > limit then result[1] = 1 end
-      if amount > left and result[1] == 0 then result[1] = 2 end
-    end
+    local limit = limit_and_amount(at, kind)
+    if limit >= 0 then result[1 + kind] = math.max(0, limit - used[kind]) end
   end
-  if result[1] == 1 then result[2] = leaving(parts, spent, at) end
+  if not fits(used, at) then result[1] = wait(parts, used, at) end
   return result
 end
 
-local CLAIM_ARGS = 8
+local CLAIM_ARGS = 10
 
 local function take(id, patience, claims, key, at)
-  local verdicts, places, fits = {}, {}, true
+  local verdicts, places, granted = {}, {}, true
   for claim = 1, claims do
     local from = at + CLAIM_ARGS * (claim - 1)
     places[claim] = key
     verdicts[claim] = verdict(key, from)
-    fits = fits and verdicts[claim][1] == 0
+    granted = granted and verdicts[claim][1] == 0
     key = key + 2 + 2 * tonumber(ARGV[from + 1])
   end
-  for claim = 1, fits and claims or 0 do
+  if granted then leaving_of = {} end
+  for claim = 1, granted and claims or 0 do
     local budget, holds, from = KEYS[places[claim]], KEYS[places[claim] + 1], at + CLAIM_ARGS * (claim - 1)
-    local nanos, tokens, requests = ARGV[from + 5], ARGV[from + 6], ARGV[from + 7]
+    local nanos, tokens, requests = ARGV[from + 7], ARGV[from + 8], ARGV[from + 9]
     hold(budget, nanos, tokens, requests)
     redis.call('ZADD', holds, now + patience, table.concat({id, nanos, tokens, requests}, ':'))
     redis.call('EXPIRE', budget, ARGV[from])
     redis.call('EXPIRE', holds, ARGV[from])
     for kind = 1, 3 do
-      local left = verdicts[claim][2 + kind]
-      if left >= 0 then verdicts[claim][2 + kind] = left - tonumber(ARGV[from + 4 + kind]) end
+      local left = verdicts[claim][1 + kind]
+      if left >= 0 then verdicts[claim][1 + kind] = left - tonumber(ARGV[from + 6 + kind]) end
     end
   end
   return verdicts, key

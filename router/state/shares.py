@@ -27,27 +27,40 @@ class LocalShares:
         """Take note of what the store says is left of an account: nano-dollars, tokens, requests; None has no limit."""
         self._accounts[claim.account.lasting] = _Account(claim.account.ends.timestamp(), left)
 
-    def take(self, claims: Sequence[Claim], proxies: int) -> tuple[str, ...]:
-        """Take a request's worst case from all its accounts, or from none and name those whose share is too small."""
-        accounts = [self._account(claim) for claim in claims]
-        wanted = [(claim.amount.nanos, claim.amount.tokens, claim.amount.requests) for claim in claims]
+    def take(self, claims: Sequence[Claim], proxies: int, now: float) -> tuple[tuple[str, float | None], ...]:
+        """Take a request's worst case from all its accounts, or from none and name those whose share is too small.
+
+        With each comes the seconds until a new share is due that is large enough; None where none ever will be.
+        """
+        accounts = [self._account(claim, now) for claim in claims]
         over = tuple(
-            claim.account.name
-            for claim, account, amounts in zip(claims, accounts, wanted, strict=True)
-            if not all(
-                left is None or taken + amount <= left // max(1, proxies)
-                for left, taken, amount in zip(account.left, account.taken, amounts, strict=True)
-            )
+            (claim.account.name, account.until - now if _fits(claim, claim.limits, proxies) else None)
+            for claim, account in zip(claims, accounts, strict=True)
+            if not _fits(claim, account.left, proxies, account.taken)
         )
         if not over:
-            for account, amounts in zip(accounts, wanted, strict=True):
-                account.taken = [taken + amount for taken, amount in zip(account.taken, amounts, strict=True)]
+            for claim, account in zip(claims, accounts, strict=True):
+                account.taken = [taken + amount for taken, amount in zip(account.taken, _amounts(claim), strict=True)]
         return over
+
+    def _account(self, claim: Claim, now: float) -> _Account:
+        name = claim.account.lasting
+        known = self._accounts.get(name)
+        if known is None or known.until <= now:
+            known = self._accounts[name] = _Account(claim.account.ends.timestamp(), claim.limits)
+        return known
 
     def forget(self, now: float) -> None:
         """Let go of accounts whose window has ended."""
         self._accounts = {name: account for name, account in self._accounts.items() if account.until > now}
 
-    def _account(self, claim: Claim) -> _Account:
-        known = _Account(claim.account.ends.timestamp(), claim.limits)
-        return self._accounts.setdefault(claim.account.lasting, known)
+
+def _amounts(claim: Claim) -> tuple[int, int, int]:
+    return claim.amount.nanos, claim.amount.tokens, claim.amount.requests
+
+
+def _fits(claim: Claim, limits: _Limits, proxies: int, taken: Sequence[int] = (0, 0, 0)) -> bool:
+    return all(
+        limit is None or spent + amount <= limit // max(1, proxies)
+        for limit, spent, amount in zip(limits, taken, _amounts(claim), strict=True)
+    )

@@ -13,7 +13,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -30,17 +29,13 @@ from router.ledger.budgets import Claim, Grant
 from router.ledger.journal_file import Batch
 from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SPEND_FIELD, hour_of, unpack_vector
 from router.state.connect import close_client, open_client, without_password
+from router.state.reservations import RESERVE_SECONDS, Reservations
 from router.state.script import Script
-from router.state.shares import LocalShares
-from router.state.turnstile import Turnstile
 from router.state.values import Snapshot, Store, StoreAway
 
-__all__ = ["DATA_PATH_SECONDS", "RedisStore", "Store", "StoreAway"]
+__all__ = ["DATA_PATH_SECONDS", "RESERVE_SECONDS", "RedisStore", "Store", "StoreAway"]
 
 log = logging.getLogger(__name__)
-
-RESERVE_SECONDS = 1.0
-"""The longest that one request waits for its budgets: an answer that comes late is worth more than an overrun."""
 
 DATA_PATH_SECONDS = 0.05
 """The longest that one request waits for its session."""
@@ -53,16 +48,7 @@ _RECENT_KEPT = 2_000
 _HOURS_OF_SPEND = 26
 _WEIGHT_SECONDS = 5.0
 _PRESENCE_SECONDS = 60
-_HELD_RETRY_SECONDS = 1.0
-_AWAY_RETRY_SECONDS = 5.0
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    request_id: str
-    claims: Sequence[Claim]
-    patience: timedelta
 
 
 class RedisStore:
@@ -97,9 +83,7 @@ class RedisStore:
         self._ship_script = Script(self._client, "merge.lua", "ship.lua")
         self._compact_script = Script(self._client, "merge.lua", "compact.lua")
         self._proxies = 1
-        self._shares = LocalShares()
-        self._reservations = Turnstile(self._reserve)
-        self._reserve_script = Script(self._client, "reserve.lua")
+        self._reservations = Reservations(self._client, self._account, self._retention)
         self._revive = revive
         self._problem = "not connected yet"
 
@@ -197,43 +181,9 @@ class RedisStore:
         try:
             if self._problem:
                 raise StoreAway(self._problem)
-            answers = await self._ask(self._reservations.join(_Asked(request_id, claims, patience)), RESERVE_SECONDS)
+            return await self._ask(self._reservations.make(request_id, claims, patience), RESERVE_SECONDS)
         except StoreAway:
-            refused = self._refused_while_away(claims)
-            return Grant(tuple(claims), exceeded=refused, retry_after=_AWAY_RETRY_SECONDS if refused else 0.0)
-        for claim, (_, _, *left) in zip(claims, answers, strict=True):
-            nanos, tokens, requests = (None if amount < 0 else amount for amount in left)
-            self._shares.know(claim, (nanos, tokens, requests))
-        verdicts = [verdict for verdict, *_ in answers]
-        if not any(verdicts):
-            amounts = (claim.amount for claim in claims)
-            members = (f"{request_id}:{amount.nanos}:{amount.tokens}:{amount.requests}" for amount in amounts)
-            accounts = (claim.account.field for claim in claims)
-            return Grant(tuple(claims), tuple(zip(accounts, members, strict=True)))
-        over = [(claim.account, answer) for claim, answer in zip(claims, answers, strict=True) if answer[0]]
-        waits = (a.room_at(leave) - time() if why == 1 else _HELD_RETRY_SECONDS for a, (why, leave, *_) in over)
-        return Grant(tuple(claims), exceeded=tuple(a.name for a, _ in over), retry_after=max(0.0, *waits, 0.0))
-
-    def _refused_while_away(self, claims: Sequence[Claim]) -> tuple[str, ...]:
-        closed = tuple(claim.account.name for claim in claims if claim.budget.store_away == "fail_closed")
-        shared = [claim for claim in claims if claim.budget.store_away == "local_share"]
-        return closed or self._shares.take(shared, self._proxies)
-
-    async def _reserve(self, asked: Sequence[_Asked]) -> list[list[tuple[int, ...]]]:
-        keys: list[str] = []
-        arguments: list[Any] = []
-        for one in asked:
-            arguments += (one.request_id, int(one.patience.total_seconds()), len(one.claims))
-            for claim in one.claims:
-                rolling, earlier = claim.account.rolling, claim.account.earlier
-                for field in (claim.account.field, *earlier):
-                    keys += self._account(field)
-                arguments += (2 * int(rolling.total_seconds()) if rolling else self._retention, len(earlier))
-                arguments += (-1 if limit is None else limit for limit in claim.limits)
-                arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
-        async with asyncio.timeout(RESERVE_SECONDS):
-            numbers = iter(await self._reserve_script.run(keys, arguments))
-        return [[tuple(map(int, islice(numbers, 5))) for _ in one.claims] for one in asked]
+            return self._reservations.while_away(claims, self._proxies)
 
     def exchange_weights(self, weights: Mapping[str, int]) -> Mapping[str, int]:
         """Say with the next `tick` what this proxy has in flight on each GPU backend; what others had at the last."""
@@ -285,7 +235,7 @@ class RedisStore:
         self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
         self._today = {}
         self._proxies = int(answers[-4])
-        self._shares.forget(now)
+        self._reservations.forget(now)
         self._others = self._weights_of_others(answers[-2], now)
         self._rests = {backend.decode(): float(until) for backend, until in answers[-1].items()}
         return True

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,9 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.schema import Budget
-from policies.values import Session, Usage
-from router.ledger.budgets import Amount, Claim, Grant, account, charges
+from policies.values import Session
 from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.sums import (
     Tally,
@@ -31,46 +25,11 @@ from router.ledger.sums import (
     seconds_held,
     unpack_vector,
 )
-from router.reports.budgets import standings
-from router.state.embedded import EmbeddedStore
 from router.state.store import RedisStore
-from tests.contracts.stores_servers import (
-    SERVERS,
-    redis_server,
-    running,
-    running_cluster,
-    running_sentinel,
-    running_with_tls,
-    valkey_server,
-)
 from tests.router.ledger.entries import NOON, entry
 
 HOUR = int(NOON) // 3600
 pytestmark = pytest.mark.anyio
-_SPECIAL = {"cluster": running_cluster, "sentinel": running_sentinel, "tls": running_with_tls}
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tw")))
-        if request.param == "embedded":
-            embedded = EmbeddedStore(folder)
-            stack.callback(embedded.stop)
-            yield embedded.start()
-        elif request.param in _SPECIAL:
-            yield stack.enter_context(_SPECIAL[request.param](folder))
-        else:
-            binary = redis_server() if request.param == "redis" else valkey_server()
-            yield stack.enter_context(running(binary, folder)).url
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, prefix=uuid4().hex)
-    assert await store.connect()
-    yield store
-    await store.aclose()
 
 
 def batch(first: int, last: int, *ids: str, chapter: str = "j", **amounts: int) -> Batch:
@@ -210,126 +169,6 @@ def _overall(sums: tuple[tuple[int, str, bytes], ...]) -> tuple[int, int, int]:
     return sum(t.counts["requests"] for t in tallies), sum(t.money["cost"] for t in tallies), seconds
 
 
-# budgets
-
-
-def claim(limit_usd: str | None = "1", *, nanos: int = 10**8, subject: str = "", **settings: object) -> Claim:
-    budget = Budget.model_validate({"name": "b", "per": "month", "usd": limit_usd} | settings)
-    return Claim(budget, account(budget, subject, datetime.now(UTC)), Amount(nanos, 100))
-
-
-def settle(grant: Grant, id: str, cost: int, seq: int) -> Batch:
-    """What a journal ships for an entry that was granted."""
-    made = entry(id, at=datetime.now(UTC).timestamp(), cost=cost, usage=Usage(60, output_tokens=20))
-    sums = merge_packed(pack_entries([made]), charges(grant, made))
-    return Batch("j", seq, seq, tuple((hour, name, packed) for (hour, name), packed in sums.items()), grant.holds)
-
-
-async def test_what_costs_nothing_is_held_and_given_back_too(store: RedisStore) -> None:
-    """A backend without a price holds no dollars; giving back none of them is still giving back the tokens."""
-    free = claim(None, nanos=0, tokens=150)
-    granted = await store.reserve("r1", [free], timedelta(minutes=1))
-    assert (await store.reserve("r2", [free], timedelta(minutes=1))).exceeded == ("b",)
-    await store.ship(settle(granted, "r1", 0, 1))
-    freed = replace(free, amount=Amount(0, 70))
-    assert not (await store.reserve("r3", [freed], timedelta(minutes=1))).exceeded, "80 of 150 tokens are spent"
-
-
-async def test_a_window_that_rolls_frees_what_was_spent_as_it_leaves(store: RedisStore) -> None:
-    """$0.4 was spent 23 h ago, $0.5 an hour ago; beside them $0.2 fits when the older part has left the 24 hours."""
-    budget, now = Budget.model_validate({"name": "day", "per": "24h", "usd": "1"}), datetime.now(UTC)
-    for seq, (hours, cost) in enumerate(((26, 5 * 10**8), (23, 4 * 10**8), (1, 5 * 10**8)), 1):
-        then = Claim(budget, account(budget, "", now - timedelta(hours=hours)), Amount(cost, 0))
-        granted = await store.reserve(f"past{seq}", [then], timedelta(minutes=1))
-        assert not granted.exceeded, "what is older than a window does not count in it"
-        await store.ship(settle(granted, f"past{seq}", cost, seq))
-    wanted = Claim(budget, account(budget, "", now), Amount(2 * 10**8, 0))
-    refused = await store.reserve("r1", [wanted], timedelta(minutes=1))
-    assert refused.exceeded == ("day",)
-    leaves = (now - timedelta(hours=23)).replace(minute=0, second=0, microsecond=0) + timedelta(hours=25)
-    assert refused.retry_after == pytest.approx(leaves.timestamp() - time.time(), abs=5)
-    later = Claim(budget, account(budget, "", leaves), wanted.amount)
-    assert not (await store.reserve("r2", [later], timedelta(minutes=1))).exceeded
-    sums = await store.accounts()
-    (standing,) = standings(sums, UTC, [budget], now)
-    assert (standing.nanos, standing.requests) == (9 * 10**8, 2)
-    assert standing.share == pytest.approx(0.9)
-
-
-async def test_concurrent_clients_never_spend_above_a_window_that_rolls(store: RedisStore) -> None:
-    limited = [claim("1", per="1h", nanos=10**8) for _ in range(64)]
-    answers = await asyncio.gather(
-        *(store.reserve(f"r{i}", [one], timedelta(minutes=1)) for i, one in enumerate(limited))
-    )
-    assert sum(not answer.exceeded for answer in answers) == 10
-
-
-async def test_concurrent_clients_never_spend_above_a_budget(store: RedisStore) -> None:
-    await store.reserve("warm", [claim(name="other")], timedelta(minutes=1))
-    asked = [store.reserve(f"r{i}", [claim()], timedelta(minutes=1)) for i in range(64)]
-    grants = await asyncio.gather(*asked)
-    granted = [grant for grant in grants if not grant.exceeded]
-    assert len(granted) == 10
-    assert all(grant.holds for grant in granted)
-    assert {grant.exceeded for grant in grants if grant.exceeded} == {("b",)}
-    assert all(0 < grant.retry_after <= 1 for grant in grants if grant.exceeded), "others hold it, for a moment"
-
-
-async def test_what_is_not_used_is_given_back_once_and_what_is_spent_stays(store: RedisStore) -> None:
-    first = await store.reserve("r1", [claim(nanos=10**9)], timedelta(minutes=1))
-    assert (await store.reserve("r2", [claim(nanos=1)], timedelta(minutes=1))).exceeded == ("b",)
-    settlement = settle(first, "r1", 4 * 10**8, 1)
-    assert await store.ship(settlement) == 1
-    assert await store.ship(settlement) == 1, "a second delivery"
-    second = await store.reserve("r3", [claim(nanos=6 * 10**8)], timedelta(minutes=1))
-    assert not second.exceeded
-    await store.ship(settle(second, "r3", 6 * 10**8, 2))
-    third = await store.reserve("r4", [claim(nanos=1)], timedelta(minutes=1))
-    assert third.exceeded == ("b",)
-    assert third.retry_after == pytest.approx(claim().account.until.timestamp() - datetime.now(UTC).timestamp(), abs=5)
-
-
-async def test_accounts_say_what_was_spent(store: RedisStore) -> None:
-    grant = await store.reserve("r1", [claim(subject="", name="one")], timedelta(minutes=1))
-    await store.reserve("r2", [claim(name="held, not spent")], timedelta(minutes=1))
-    await store.ship(settle(grant, "r1", 42, 1))
-    ((hour, name, packed),) = await store.accounts()
-    assert (hour, name) == (grant.claims[0].account.hour, grant.claims[0].account.field)
-    assert unpack_vector(packed) == (0, 42, 80, 1)
-
-
-async def test_all_claims_are_granted_or_none(store: RedisStore) -> None:
-    wide, narrow = claim("100", name="wide"), claim("0.05", name="narrow", scope="tier", subject="large")
-    refused = await store.reserve("r1", [wide, narrow], timedelta(minutes=1))
-    assert refused.exceeded == ("narrow/large",)
-    assert refused.holds == ()
-    assert not (
-        await store.reserve("r2", [claim("100", name="wide", nanos=100 * 10**9)], timedelta(minutes=1))
-    ).exceeded
-
-
-async def test_tokens_and_requests_are_limits_too(store: RedisStore) -> None:
-    per_token, per_request = claim(None, tokens=250, name="t"), claim(None, requests=2, name="r")
-    answers = [await store.reserve(f"r{i}", [per_token, per_request], timedelta(minutes=1)) for i in range(3)]
-    assert [grant.exceeded for grant in answers] == [(), (), ("t", "r")]
-
-
-async def test_apart_from_the_store_proxies_share_what_was_left(url: str, store: RedisStore) -> None:
-    other = RedisStore(url, prefix=store._tag.strip("{}"))
-    await other.tick()
-    await store.tick()
-    shared = claim(store_away="local_share", nanos=3 * 10**8)
-    assert not (await store.reserve("r0", [shared], timedelta(minutes=1))).exceeded
-    assert not (await store.reserve("r1", [shared], timedelta(minutes=1))).exceeded
-    store._problem = "away"
-    left = [
-        await store.reserve(f"r{i}", [claim(store_away="local_share", nanos=10**8)], timedelta(minutes=1))
-        for i in range(4)
-    ]
-    assert [grant.exceeded for grant in left] == [(), (), ("b",), ("b",)], "two proxies, 0.4 dollars left"
-    await other.aclose()
-
-
 async def test_a_session_that_another_proxy_changed_is_seen_soon(
     url: str, store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,14 +182,6 @@ async def test_a_session_that_another_proxy_changed_is_seen_soon(
     await other.tick()
     assert await store.session("talk", turns=3) == Session("large", "gpt")
     await other.aclose()
-
-
-async def test_a_reservation_that_nobody_settles_expires(store: RedisStore) -> None:
-    assert not (await store.reserve("dead", [claim(nanos=10**9)], timedelta(seconds=1))).exceeded
-    async with asyncio.timeout(5):
-        attempt = 0
-        while (await store.reserve(f"r{attempt}", [claim(nanos=10**9)], timedelta(minutes=1))).exceeded:
-            attempt += 1
 
 
 # any order of events
