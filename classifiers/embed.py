@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -44,14 +46,14 @@ class Encodes(Protocol):
 class Table:
     """``n`` rows as arrays.
 
-    ``vectors`` by look (n, d) in float16, memory-mapped; ``grams`` the n-grams; ``facts`` (n, lexical facts);
+    ``vectors`` by look (n, d) in float16 and ``facts`` (n, lexical facts), memory-mapped; ``grams`` the n-grams;
     ``scores`` (n, models) with NaN where unknown; ``weights``; ``tasks`` and ``domains``, "" where unknown; ``ids``;
     texts' ``lengths`` in characters.
     """
 
     models: tuple[str, ...]
     vectors: Mapping[str, NDArray[np.float16]]
-    grams: GramFile
+    grams: Grams
     facts: Array
     scores: Array
     weights: Array
@@ -63,6 +65,40 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: NDArray[np.int64]) -> Table:
+        """The table of some of the rows."""
+        return Table(
+            models=self.models,
+            vectors={look: np.asarray(vectors[rows]) for look, vectors in self.vectors.items()},
+            grams=GramRows(self.grams, rows),
+            facts=np.asarray(self.facts[rows]),
+            scores=self.scores[rows],
+            weights=self.weights[rows],
+            tasks=tuple(self.tasks[i] for i in rows),
+            domains=tuple(self.domains[i] for i in rows),
+            ids=tuple(self.ids[i] for i in rows),
+            lengths=self.lengths[rows],
+        )
+
+
+class Grams(Protocol):
+    """N-grams of rows, wherever they lie."""
+
+    def matrix(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """Rows as a scipy CSR matrix (len(rows), `SIZE`) of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class GramRows:
+    """Some rows of other n-grams."""
+
+    whole: Grams
+    rows: NDArray[np.int64]
+
+    def matrix(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+        """See `Grams.matrix`."""
+        return self.whole.matrix(self.rows[rows])
+
 
 class GramFile:
     """N-grams of rows in compressed sparse form, appended to two files and memory-mapped for reading."""
@@ -72,7 +108,7 @@ class GramFile:
         self._indices, self._values = folder / "grams.u16", folder / "grams.f16"
         self._indices.write_bytes(b"")
         self._values.write_bytes(b"")
-        self._ends = [0]
+        self._ends = array("q", [0])
 
     def extend(self, texts: Sequence[str]) -> None:
         """Append the next rows."""
@@ -84,8 +120,8 @@ class GramFile:
                 self._ends.append(self._ends[-1] + len(row_indices))
 
     def matrix(self, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-        """Rows as a scipy CSR matrix (len(rows), `SIZE`) of float32."""
-        ends = np.asarray(self._ends)
+        """See `Grams.matrix`."""
+        ends = np.frombuffer(self._ends, np.int64)
         starts, counts = ends[rows], ends[rows + 1] - ends[rows]
         pointers = np.concatenate([[0], np.cumsum(counts)])
         at = np.repeat(starts - pointers[:-1], counts) + np.arange(pointers[-1])
@@ -145,43 +181,71 @@ class VectorFile:
 def tabulate(
     rows: Iterable[Row], encoders: Mapping[str, Encodes], folder: Path, progress: Progress | None = None
 ) -> Table:
-    """Read rows and encode them in batches, in one pass. ``folder`` keeps the vectors (see `VectorFile`)."""
+    """Read rows and encode them in batches, in one pass; ``folder`` keeps the vectors (see `VectorFile`).
+
+    What grows with the rows stays on disk, but for their ids, scores, weights and the like: some 150 bytes each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = {look: VectorFile(folder, look, encoder) for look, encoder in encoders.items()}
     grams = GramFile(folder)
-    facts: list[Array] = [np.zeros((0, len(LEXICAL)), np.float32)]
-    about: list[tuple[str, str, str, float, int]] = []
-    marks: list[tuple[int, int, float]] = []
-    models: dict[str, int] = {}
-    for batch in batches(rows):
-        texts = [reading(row.features) for row in batch]
-        for file in files.values():
-            file.extend(texts)
-        grams.extend(texts)
-        facts.append(np.stack([lexical(row.features) for row in batch]))
-        for row, text in zip(batch, texts, strict=True):
-            marks.extend((len(about), models.setdefault(m, len(models)), score) for m, score in row.scores.items())
-            about.append((row.id, row.task, row.domain, row.weight, len(text)))
-        if progress:
-            progress("embed", len(about), None)
-    names = tuple(sorted(models))
-    scores = np.full((len(about), len(names)), np.nan, np.float32)
-    column = {number: names.index(name) for name, number in models.items()}
-    for row_number, model, score in marks:
-        scores[row_number, column[model]] = score
-    ids, tasks, domains, weights, lengths = zip(*about, strict=True) if about else ((), (), (), (), ())
+    ids: list[str] = []
+    tasks: list[str] = []
+    domains: list[str] = []
+    weights, lengths, marks = array("f"), array("q"), _Marks()
+    facts = folder / "facts.f32"
+    with facts.open("wb") as file:
+        for batch in batches(rows):
+            texts = [reading(row.features) for row in batch]
+            for vectors in files.values():
+                vectors.extend(texts)
+            grams.extend(texts)
+            file.write(np.stack([lexical(row.features) for row in batch]).astype(np.float32).tobytes())
+            for row, text in zip(batch, texts, strict=True):
+                marks.add(len(ids), row.scores)
+                ids.append(row.id)
+                tasks.append(sys.intern(row.task))
+                domains.append(sys.intern(row.domain))
+                weights.append(row.weight)
+                lengths.append(len(text))
+            if progress:
+                progress("embed", len(ids), None)
+    models, scores = marks.matrix(len(ids))
+    shape = (len(ids), len(LEXICAL))
     return Table(
-        models=names,
-        vectors={look: file.read() for look, file in files.items()},
+        models=models,
+        vectors={look: vectors.read() for look, vectors in files.items()},
         grams=grams,
-        facts=np.concatenate(facts),
+        facts=np.memmap(facts, np.float32, "r", shape=shape) if ids else np.zeros(shape, np.float32),
         scores=scores,
         weights=np.array(weights, np.float32),
-        tasks=tasks,
-        domains=domains,
-        ids=ids,
+        tasks=tuple(tasks),
+        domains=tuple(domains),
+        ids=tuple(ids),
         lengths=np.array(lengths, np.int64),
     )
+
+
+class _Marks:
+    """Scores as they come, of models as they turn up."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, int] = {}
+        self._rows, self._columns, self._scores = array("q"), array("i"), array("f")
+
+    def add(self, row: int, scores: Mapping[str, float]) -> None:
+        for model, score in scores.items():
+            self._rows.append(row)
+            self._columns.append(self._models.setdefault(model, len(self._models)))
+            self._scores.append(score)
+
+    def matrix(self, rows: int) -> tuple[tuple[str, ...], Array]:
+        """The models by name, and the scores (rows, models) with NaN where there is none."""
+        names = tuple(sorted(self._models))
+        place = np.array([names.index(model) for model in self._models], np.int64)
+        scores = np.full((rows, len(names)), np.nan, np.float32)
+        if len(self._rows):
+            scores[np.array(self._rows), place[np.array(self._columns)]] = np.array(self._scores)
+        return names, scores
 
 
 def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -27,12 +27,15 @@ class Penalty:
     own: float = 20.0
 
 
-def fit_logistic(blocks: Blocks, depth: int, columns: int, penalty: Penalty, iterations: int = 100) -> Array:
+def fit_logistic(
+    blocks: Blocks, depth: int, columns: int, penalty: Penalty, iterations: int = 100, start: Array | None = None
+) -> Array:
     """Weights (depth, columns) of columns' logistic regressions that share a direction.
 
     Column m's weights are w + d_m: an item-response model whose difficulty w·x is shared and whose abilities vary with
     x by d_m·x. Minimises sum of weight × cross-entropy + shared/2 |w|² + own/2 Σ|d_m|² by L-BFGS; the design's last
-    entry, the one, is not penalised. Labels may be fractions; a weight of 0 marks a missing one.
+    entry, the one, is not penalised. Labels may be fractions; a weight of 0 marks a missing one. ``start`` is what to
+    begin at, by default nought.
     """
     free = np.ones(depth)
     free[-1] = 0.0
@@ -53,12 +56,19 @@ def fit_logistic(blocks: Blocks, depth: int, columns: int, penalty: Penalty, ite
 
     found = minimize(
         loss,
-        np.zeros(depth * (columns + 1)),
+        np.zeros(depth * (columns + 1)) if start is None else _split(start, free, penalty),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": iterations, "ftol": 1e-7},
     )
     return np.asarray(found.x[:depth, None] + found.x[depth:].reshape(depth, columns), np.float32)
+
+
+def _split(weights: Array, free: NDArray[np.float64], penalty: Penalty) -> NDArray[np.float64]:
+    """Columns' weights as the shared direction and the deviations that cost least."""
+    whole = weights.astype(np.float64)
+    shared = penalty.own * whole.sum(axis=1) / (penalty.shared + penalty.own * whole.shape[1]) * free
+    return np.concatenate([shared, (whole - shared[:, None]).ravel()])
 
 
 def fit_softmax(x: Design, labels: NDArray[np.int64], weights: Array, classes: int, penalty: float) -> Array:

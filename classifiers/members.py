@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,12 @@ COMPONENTS = 16
 
 BLOCK = 1 << 14
 
-SAMPLE = 100_000
-"""Rows that the parts which do not need more (clusters, spread, domains) are fitted on."""
+SAMPLE = 50_000
+"""Rows that are in memory at once: what linear heads are fitted on shard by shard, and what the parts that do not need
+more (trees, clusters, spread, domains) are fitted on at all."""
+
+LATER_ITERATIONS = 30
+"""The most steps on a shard after the first, which begins where the shards before it ended."""
 
 Rows = NDArray[np.int64]
 
@@ -214,32 +218,44 @@ def fit_member(data: Corpus, look: str, rows: Rows, settings: Settings) -> Membe
 
 
 def fit_success(data: Corpus, look: str, rows: Rows, settings: Settings) -> Array:
-    """One look's linear weights (depth, models) from those scored rows and the everyday prompts."""
-    parts = [(data.rows, rows), (data.everyday, np.arange(len(data.everyday)))]
+    """One look's linear weights (depth, models) from those scored rows and the everyday prompts.
 
-    def blocks() -> Iterator[tuple[Design, Array, Array]]:
-        for table, wanted in parts:
-            for start in range(0, len(wanted), BLOCK):
-                at = wanted[start : start + BLOCK]
-                y = table.scores[at]
-                known = np.isfinite(y)
-                yield design_of(table, look, at), np.where(known, y, np.float32(0)), known * table.weights[at, None]
+    Of more than `SAMPLE` rows each shard is fitted from where the ones before it ended, under its share of the penalty,
+    and the mean of the shards' weights counts: one pass, one shard in memory (Zhang, Duchi and Wainwright, 1209.4129).
+    """
+    shards = max(1, -(-len(rows) // SAMPLE))
+    whole = settings.penalty(look, len(rows))
+    penalty = Penalty(whole.shared / shards, whole.own / shards)
+    everyday = (data.everyday, np.arange(len(data.everyday)), np.float32(1.0 / shards))
+    mean: Array | None = None
+    for shard in range(shards):
+        blocks = list(_blocks(look, [(data.rows, rows[shard::shards], np.float32(1.0)), everyday]))
+        steps = settings.iterations if mean is None else LATER_ITERATIONS
+        fitted = fit_logistic(partial(iter, blocks), _depth(data, look), len(data.models), penalty, steps, mean)
+        mean = fitted if mean is None else mean + (fitted - mean) / np.float32(shard + 1)
+    assert mean is not None
+    return mean
 
-    penalty, models = settings.penalty(look, len(rows)), len(data.models)
-    return fit_logistic(_kept(blocks, len(rows)), _depth(data, look), models, penalty, settings.iterations)
+
+def _blocks(look: str, parts: Sequence[tuple[Table, Rows, np.float32]]) -> Iterator[tuple[Design, Array, Array]]:
+    """What `fit_logistic` reads of some rows of some tables, whose weights are scaled."""
+    for table, wanted, scale in parts:
+        for start in range(0, len(wanted), BLOCK):
+            at = wanted[start : start + BLOCK]
+            y = table.scores[at]
+            known = np.isfinite(y)
+            weights = known * (table.weights[at, None] * scale)
+            yield design_of(table, look, at), np.where(known, y, np.float32(0)), weights
 
 
-def _kept(blocks: Any, rows: int) -> Any:
-    """Blocks held in memory where they fit, else made anew on every pass."""
-    if rows > SAMPLE:
-        return blocks
-    held = list(blocks())
-    return lambda: iter(held)
+def spread(rows: Rows, most: int) -> Rows:
+    """At most so many of some rows, evenly spread over them: all, or every k-th."""
+    return rows[:: max(1, -(-len(rows) // most))]
 
 
 def _fit_trees(data: Corpus, look: str, rows: Rows, settings: Settings) -> tuple[Array, Trees]:
     """The projection (principal components of the vectors), and the trees; on a sample of very many rows."""
-    rows = rows[:SAMPLE] if len(rows) > SAMPLE else rows
+    rows = spread(rows, SAMPLE)
     everyday = np.arange(len(data.everyday))
     vectors = np.concatenate([vectors_of(data.rows, look, rows), vectors_of(data.everyday, look, everyday)])
     facts = np.concatenate([data.rows.facts[rows], data.everyday.facts[everyday]])
@@ -266,7 +282,7 @@ def _fit_clusters(data: Corpus, look: str, rows: Rows, settings: Settings) -> tu
         return np.zeros((0, 0), np.float32), np.zeros((0, models), np.float32), np.array([-1, 0, 1], np.float32)
     from sklearn.cluster import MiniBatchKMeans
 
-    rows = rows[:SAMPLE]
+    rows = spread(rows, SAMPLE)
     everyday = np.arange(len(data.everyday))
     vectors = np.concatenate([vectors_of(data.rows, look, rows), vectors_of(data.everyday, look, everyday)])
     y = np.concatenate([data.rows.scores[rows], data.everyday.scores[everyday]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from classifiers.members import (
     group_folds,
     held_out,
     probability,
+    spread,
     task_noise,
     vectors_of,
 )
@@ -51,6 +53,9 @@ LICENCES = {
 
 FAR_FOLDS = 3
 
+HELD = 25_000
+"""Rows that heads are calibrated and given errors by, each held out in turn; of more, so many, evenly spread."""
+
 
 def train(
     rows: Iterable[Row],
@@ -62,19 +67,21 @@ def train(
 ) -> Artifact:
     """Train an artifact on ``rows`` with heads for the lexical look and for each of ``encoders`` (by look).
 
-    ``work`` keeps vectors, so that an interrupted run resumes and a second one is quick. Memory holds facts and scores,
-    a few hundred bytes a row; vectors and n-grams stay on disk. Deterministic given the rows and the seed.
+    ``work`` keeps vectors, so that an interrupted run resumes and a second one is quick. Time grows no faster than the
+    rows; memory by their ids and scores, a few hundred bytes a row, while vectors, facts and n-grams stay on disk.
+    Deterministic given the rows and the seed.
     Raises `ValueError` when no row has a score.
     """
     settings = settings or Settings()
     data = corpus(rows, encoders, work, progress)
-    near = held_out(data, fold_of(data.rows.ids, settings.seed), settings, progress)
-    far = held_out(data, group_folds(data.rows.tasks, FAR_FOLDS), settings, progress)
+    judged = _judged(data)
+    near = held_out(judged, fold_of(judged.rows.ids, settings.seed), settings, progress)
+    far = held_out(judged, group_folds(judged.rows.tasks, FAR_FOLDS), settings, progress)
     heads = {}
     for done, look in enumerate(data.looks):
         if progress:
             progress("fit", done, len(data.looks))
-        heads[look] = _heads(data, look, near, far, settings)
+        heads[look] = _heads(data, judged, look, near, far, settings)
     return Artifact(
         models=data.models,
         encoders={look: encoder.name for look, encoder in encoders.items()},
@@ -84,7 +91,7 @@ def train(
             "seed": settings.seed,
             "rows": len(data.rows),
             "benchmarks": benchmarks(data.rows),
-            "figures": {look: held_out_figures(data.rows, near[look].logits) for look in data.looks},
+            "figures": {look: held_out_figures(judged.rows, near[look].logits) for look in data.looks},
         },
     )
 
@@ -145,20 +152,28 @@ def held_out_figures(table: Table, logits: Array) -> dict[str, dict[str, float]]
     return found
 
 
-def _heads(data: Corpus, look: str, near: Mapping[str, Held], far: Mapping[str, Held], settings: Settings) -> Heads:
+def _judged(data: Corpus) -> Corpus:
+    """The corpus, or, where it has very many scored rows, `HELD` of them, evenly spread."""
+    scored = np.flatnonzero(np.isfinite(data.rows.scores).any(axis=1))
+    return data if len(scored) <= HELD else replace(data, rows=data.rows.take(spread(scored, HELD)))
+
+
+def _heads(
+    data: Corpus, judged: Corpus, look: str, near: Mapping[str, Held], far: Mapping[str, Held], settings: Settings
+) -> Heads:
     """One look's heads: fitted on every row, calibrated and given errors by what held-out rows showed."""
-    table = data.rows
+    every = np.flatnonzero(np.isfinite(data.rows.scores).any(axis=1))
+    member = fit_member(data, look, every, settings)
+    table = judged.rows
     scored = np.flatnonzero(np.isfinite(table.scores).any(axis=1))
     measured = np.flatnonzero(np.isfinite(table.scores[:, : -len(CLASSES)]).any(axis=1))
-    member = fit_member(data, look, scored, settings)
     weights = np.concatenate([member.linear, _fit_domains(data, look, settings)], axis=1)
     scale, shift = calibrate(near[look].logits[measured], table.scores[measured])
-    some = scored[:SAMPLE]
-    x = design(look, vectors_of(table, look, some), table.facts[some])
-    mask = np.isfinite(table.scores[some]) * table.weights[some, None]
-    p = probability(near[look].logits[some] * scale + shift)
+    x = design(look, vectors_of(table, look, scored), table.facts[scored])
+    mask = np.isfinite(table.scores[scored]) * table.weights[scored, None] * np.float32(len(every) / len(scored))
+    p = probability(near[look].logits[scored] * scale + shift)
     return Heads(
-        table=weights[:SIZE].astype(np.float16) if look == "lexical" else np.zeros((0, weights.shape[1]), np.float16),
+        table=weights[: SIZE if look == "lexical" else 0],
         weights=weights[SIZE:] if look == "lexical" else weights,
         projection=member.projection,
         features=member.trees.features,
@@ -169,7 +184,7 @@ def _heads(data: Corpus, look: str, near: Mapping[str, Held], far: Mapping[str, 
         scale=scale,
         shift=shift,
         reach=member.reach,
-        spread=posterior_spread(x, mask, p, settings.penalty(look, len(scored)).own),
+        spread=posterior_spread(x, mask, p, settings.penalty(look, len(every)).own),
         noise=_noise(table, look, data.looks[-1], (far, near), measured, scale, shift),
     )
 
@@ -189,7 +204,7 @@ def _fit_domains(data: Corpus, look: str, settings: Settings) -> Array:
     xs, ys, ws = [], [], []
     for table in (data.rows, data.everyday):
         names = [d or labels.domain_of_task(t) for d, t in zip(table.domains, table.tasks, strict=True)]
-        rows = np.flatnonzero(np.array([bool(n) for n in names]))[:SAMPLE]
+        rows = spread(np.flatnonzero(np.array([bool(n) for n in names])), SAMPLE)
         if not len(rows):
             continue
         y = np.array([DOMAINS.index(names[i]) for i in rows])

@@ -105,6 +105,48 @@ def test_changed_rows_are_encoded_again(tmp_path: Path) -> None:
     assert np.array_equal(found, tabulate(rows(300, seed=2), {"full": BagEncoder()}, tmp_path / "new").vectors["full"])
 
 
+def test_shards_make_about_what_all_rows_at_once_make(
+    data: members.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, fresh = np.arange(len(data.rows)), tabulate(rows(200, seed=9), {"full": BagEncoder()}, tmp_path)
+    whole = {look: members.fit_success(data, look, every, members.Settings()) for look in data.looks}
+    monkeypatch.setattr(members, "SAMPLE", 170)
+    for look, weights in whole.items():
+        x = members.design_of(fresh, look, np.arange(200))
+        parts = members.fit_success(data, look, every, members.Settings())
+        assert not np.array_equal(parts, weights)
+        apart = members.probability(x @ parts) - members.probability(x @ weights)
+        assert np.abs(apart).mean() < 0.03
+
+
+def test_a_log_beyond_what_is_held_in_memory_trains_to_the_same_bytes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "SAMPLE", 150)
+    monkeypatch.setattr(train, "HELD", 120)
+    for name in ("one", "two"):
+        found = train.train(rows(500), {"full": BagEncoder()}, tmp_path / f"{name}-work", QUICK)
+        save(found, tmp_path / name)
+    for file in ("heads.safetensors", "manifest.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert found.about["rows"] == 500
+    assert found.about["figures"]["full"]["tiny-7b"]["rows"] <= 120
+    table = tabulate(rows(300, seed=9), {"full": BagEncoder()}, tmp_path / "test")
+    judged = evaluate.from_artifact(found, table, "full", PAIR, Prices({}))
+    assert metrics.apgr(judged.p[:, 1] - judged.p[:, 0], judged.y[:, 0], judged.y[:, 1]) > 0.66
+    assert metrics.ece(judged.p[:, 0], judged.y[:, 0], bins=5) < 0.12
+
+
+def test_some_rows_of_a_table(data: members.Corpus) -> None:
+    few = np.array([5, 3, 100])
+    part = data.rows.take(few)
+    assert part.ids == tuple(data.rows.ids[i] for i in few)
+    again = part.take(np.array([1]))
+    assert again.ids == (data.rows.ids[3],)
+    assert (again.grams.matrix(np.array([0])) != data.rows.grams.matrix(np.array([3]))).nnz == 0
+    assert np.array_equal(part.facts, data.rows.facts[few])
+
+
 def test_rows_without_scores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row has scores"):
         train.train([Row("a", from_text("hi"))], {}, tmp_path)
