@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from router.state.embedded import find_server
+from tests.debian import program
 
 
 class Server:
@@ -87,13 +86,7 @@ def wait_for(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 def redis_server() -> Path:
     """Debian's redis-server, installed when it is not there."""
-    if shutil.which("redis-server") is None:
-        assert os.geteuid() == 0, "these tests need redis-server: apt-get install redis-server"
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "redis-server"], check=True)
-    found = shutil.which("redis-server")
-    assert found is not None
-    return Path(found)
+    return program("redis-server")
 
 
 @contextmanager

@@ -1,9 +1,8 @@
-"""The front, run for real: two proxies on one store behind HAProxy, one of them killed. Where HAProxy is installed."""
+"""The front, run for real: two proxies on one store behind HAProxy, one of them killed."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,9 +15,8 @@ import pytest
 
 from router.launch import Proxy, running_proxy
 from router.state.embedded import EmbeddedStore
+from tests.debian import program
 from tests.deploy.stack import DEPLOY
-
-pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             assert name in text
             text = text.replace(name, address)
         (tmp_path / "haproxy.cfg").write_text(text)
-        running = subprocess.Popen(["haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")])
+        running = subprocess.Popen([program("haproxy"), "-db", "-f", str(tmp_path / "haproxy.cfg")])
         stack.callback(running.wait)
         stack.callback(running.terminate)
         wait_for(f"http://127.0.0.1:{port}/readyz")
@@ -79,7 +77,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 def test_the_configuration_is_valid() -> None:
     ran = subprocess.run(
-        ["haproxy", "-c", "-f", str(DEPLOY / "haproxy" / "haproxy.cfg")], capture_output=True, text=True
+        [program("haproxy"), "-c", "-f", str(DEPLOY / "haproxy" / "haproxy.cfg")], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
@@ -21,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from policies.values import EngineView, Outcome
 from router.launch import running_proxy
 from router.telemetry import Telemetry
+from tests.debian import program
 from tests.deploy.stack import DEPLOY, compose
 
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "tierwise.json").read_text(encoding="utf-8"))
@@ -149,8 +149,7 @@ def test_grafana_finds_its_data_and_its_dashboard() -> None:
     assert (DEPLOY / "grafana" / "dashboards" / Path(home).name).is_file()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_prometheus_accepts_its_configuration() -> None:
-    command = ["promtool", "check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")]
+    command = [program("promtool", "prometheus"), "check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
