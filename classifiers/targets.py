@@ -21,13 +21,15 @@ class Target:
     """A tier whose success is to be predicted, and what is known of the model behind it.
 
     ``quality`` holds benchmark scores, 0..1, that the user states (``mmlu``, ``gsm8k``, ...); ``size_b`` its
-    parameters in billions.
+    parameters in billions. ``beside`` holds the scores of the model itself where ``quality`` is that of a variant of
+    it, such as one of lower precision: then what is predicted of the model is shifted by how far the scores are apart.
     """
 
     tier: str
     model: str | None = None
     quality: Mapping[str, float] = field(default_factory=dict)
     size_b: float | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +111,35 @@ def size_of(name: str) -> float | None:
 
 
 def _row(target: Target, models: Sequence[str], about: Mapping[str, Any]) -> tuple[Array, float, Source]:
-    names = [normal(m) for m in models]
     weights = np.zeros(len(models), np.float32)
-    if target.model and normal(target.model) in names:
-        at = names.index(normal(target.model))
+    at = _place(target.model, models)
+    if at is not None:
         weights[at] = 1.0
+        if target.beside and (gap := _gap(target.quality, target.beside)) is not None:
+            return weights, gap, "quality"
         return weights, 0.0, "onboarded" if models[at] in about.get("onboarded", ()) else "trained"
     stated = _by_quality(target.quality, models, about.get("benchmarks", {}))
     if stated is not None:
         return (*stated, "quality")
     size = target.size_b or (size_of(target.model) if target.model else None) or _FRONTIER_B
     return (*_by_size(size, models), "size")
+
+
+def _place(model: str | None, models: Sequence[str]) -> int | None:
+    """Where a model stands among those known: by its very name, else by its name without precision and packaging."""
+    if not model:
+        return None
+    if model in models:
+        return list(models).index(model)
+    names = [normal(m) for m in models]
+    return names.index(normal(model)) if normal(model) in names else None
+
+
+def _gap(stated: Mapping[str, float], beside: Mapping[str, float]) -> float | None:
+    """How far scores are above others, in logits, over the benchmarks that both have; None where there is none."""
+    mine, theirs = ({_plain(k): v for k, v in scores.items()} for scores in (stated, beside))
+    shared = sorted(mine.keys() & theirs.keys())
+    return float(np.mean([_logit(mine[k]) - _logit(theirs[k]) for k in shared])) if shared else None
 
 
 def _by_quality(

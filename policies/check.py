@@ -43,6 +43,18 @@ def _windowless(policy: Policy, source: Source) -> Iterator[Problem]:
             yield source.warning(path, message, "state context_window, in tokens")
 
 
+def _incomparable(policy: Policy, source: Source) -> Iterator[Problem]:
+    """Find backends that state what they are where it cannot be compared with the rest of their tier."""
+    for path, backend in _backend_paths(policy):
+        tier = policy.tiers[str(path[1])]
+        if len(tier.backends) == 1 and (backend.trained_as or backend.quality):
+            stated = "trained_as" if backend.trained_as else "quality"
+            yield source.warning((*path, stated), "has no effect on the only backend of a tier", "state it on the tier")
+        elif backend.quality and not backend.trained_as and not tier.quality:
+            message = f"the tier states no quality that {backend.name}'s own could be compared with"
+            yield source.warning((*path, "quality"), message, "state the tier's, from the same benchmark runs")
+
+
 def _rule_names(policy: Policy, source: Source) -> Iterator[Problem]:
     for (_, earlier), (index, later) in combinations(enumerate(policy.rules), 2):
         if earlier.name == later.name:
@@ -231,7 +243,7 @@ def _nested(path: Path, when: When) -> Iterator[tuple[Path, When]]:
 
 
 LOOKS: Sequence[Callable[[Policy, Source], Iterator[Problem]]] = (
-    _unpriced, _windowless, _rule_names, _impossible, _shadowed, _windows, _loops, _unreached, _baseline, _untrusted,
-    _pointless,
+    _unpriced, _windowless, _incomparable, _rule_names, _impossible, _shadowed, _windows, _loops, _unreached, _baseline,
+    _untrusted, _pointless,
 )  # fmt: skip
 """Every look that is taken at a policy."""

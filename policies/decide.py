@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import groupby
 
-from policies import placement
+from policies import placement, variants
 from policies.addressing import Target
 from policies.conditions import Facts, Verdict
 from policies.document import Loaded
@@ -19,7 +19,7 @@ from policies.eligibility import Standing, refusal, standings
 from policies.money import Price, expected_cost
 from policies.objective import Option, assured, caution, choose, cost_order, expected_output_tokens, floor
 from policies.problems import listing
-from policies.schema import Budget, Objective, Policy, Rule
+from policies.schema import Backend, Budget, Objective, Policy, Rule
 from policies.session import hold, next_session
 from policies.values import Decision, Estimate, Features, Refusal, Signals, Step, Success, View
 
@@ -40,6 +40,14 @@ DOUBTFUL_COMPLEXITY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class _Narrowed:
+    """A tier of which only some backends serve, by their names, and the sentence that says why."""
+
+    serving: frozenset[str]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Case:
     """One request with everything known of it."""
 
@@ -51,7 +59,9 @@ class _Case:
     rules: tuple[tuple[Rule, Verdict], ...]
     standings: tuple[Standing, ...]
     by_tier: Mapping[str, Sequence[Standing]]
+    baseline: Option
     options: Mapping[str, Option]
+    narrowed: Mapping[str, _Narrowed]
     over: tuple[Budget, ...]
 
     def matched(self, action: str) -> list[Rule]:
@@ -79,7 +89,7 @@ def decide(loaded: Loaded, features: Features, signals: Signals | None, view: Vi
     policy, target = loaded.policy, loaded.target(features.model, features.allowed)
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
-    case = _case(loaded, features, signals, view)
+    case = _case(loaded, target, features, signals, view)
     refused, placed = _refusal(case, target), ""
     if refused is not None:
         pick, steps = _Pick("", (refused.message,)), []
@@ -89,9 +99,10 @@ def decide(loaded: Loaded, features: Features, signals: Signals | None, view: Vi
     else:
         pick = _pick(case, target)
         steps, placed = _plan(case, [pick.tier, *policy.fallback.get(pick.tier, ())])
+    left_out = case.narrowed[steps[0].tier].why if steps and steps[0].tier in case.narrowed else ""
     return Decision(
         steps=tuple(steps),
-        reasons=(*_about(case), *filter(None, (placed,)), *pick.reasons),
+        reasons=(*_about(case), *filter(None, (placed, left_out)), *pick.reasons),
         policy_hash=loaded.hash,
         propensity=pick.propensity,
         estimates=tuple(_estimates(case, pick.utilities)),
@@ -129,11 +140,11 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
     if any(rule.exclude for rule in open_questions) or any(budget.when.asks_signals() for budget in policy.budgets):
         return True
     if target.kind != "auto":
-        return False
+        return target.kind == "tier" and policy.tiers[target.name].told_apart
     for rule, verdict in judge_rules(policy, Facts(features)):
         if rule.tier is not None and verdict.holds is not False:
-            return verdict.holds is None
-    return len(policy.tiers) > 1
+            return verdict.holds is None or policy.tiers[rule.tier].told_apart
+    return len(policy.tiers) > 1 or policy.tiers[policy.baseline].told_apart
 
 
 def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View) -> bool:
@@ -167,7 +178,7 @@ def _moved(success: Success, standard_errors: float) -> float:
     return min(1.0, assured(success, -standard_errors))
 
 
-def _case(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> _Case:
+def _case(loaded: Loaded, target: Target, features: Features, signals: Signals | None, view: View) -> _Case:
     policy = loaded.policy
     rules = judge_rules(policy, Facts(features, signals, view.now))
     over, spent = [], {}
@@ -181,20 +192,53 @@ def _case(loaded: Loaded, features: Features, signals: Signals | None, view: Vie
     standing = tuple(standings(policy, features, view, excluding, spent))
     by_tier = {tier: tuple(within) for tier, within in groupby(standing, key=lambda one: one.tier)}
     options = {
-        tier: _option(loaded, tier, order, by_tier.get(tier, ()), features, signals)
+        tier: _option(loaded.prices, tier, order, _able(by_tier.get(tier, ())), features, signals)
         for order, tier in enumerate(policy.tiers)
     }
-    return _Case(policy, loaded.prices, features, signals, view, rules, standing, by_tier, options, tuple(over))
+    case = _Case(
+        policy, loaded.prices, features, signals, view, rules, standing, by_tier, options[policy.baseline], options, {},
+        tuple(over),
+    )  # fmt: skip
+    return _narrow(case, target.objective or policy.objective)
+
+
+def _able(standing: Sequence[Standing]) -> list[Backend]:
+    """Give the backends of a tier that its estimate is about: those able to serve, else all."""
+    return [s.backend for s in standing if s.able] or [s.backend for s in standing]
+
+
+def _narrow(case: _Case, objective: Objective) -> _Case:
+    """Let the objective choose within tiers whose backends are told apart, of those that at most a rest keeps away."""
+    apart = [tier for tier, settings in case.policy.tiers.items() if settings.told_apart]
+    if not apart or case.signals is None or not case.signals.success:
+        return case
+    narrowed, options = {}, dict(case.options)
+    for tier in apart:
+        standing, order = _within(case, tier), case.options[tier].order
+        found = variants.variants(tier, [s.backend for s in _awake(standing)] or _able(standing), case.signals)
+        each = [_option(case.prices, name, order, some, case.features, case.signals) for name, some in found.items()]
+        chosen = choose(objective, each, case.baseline, case.signals, case.view).tier
+        serving = variants.serving(found, case.signals, chosen)
+        option = _option(case.prices, chosen, order, serving, case.features, case.signals)
+        options[tier] = replace(option, tier=tier)
+        why = variants.why(tier, found, case.signals, chosen)
+        narrowed[tier] = _Narrowed(frozenset(backend.name for backend in serving), why)
+    return replace(case, options=options, narrowed=narrowed)
 
 
 def _option(
-    loaded: Loaded, tier: str, order: int, standing: Sequence[Standing], features: Features, signals: Signals | None
+    prices: Mapping[str, Price | None],
+    tier: str,
+    order: int,
+    backends: Sequence[Backend],
+    features: Features,
+    signals: Signals | None,
 ) -> Option:
-    """Estimate one tier; its cost is that of its dearest backend able to serve, and unknown if one is unpriced."""
+    """Estimate one tier or variant by its dearest backend; its cost is unknown if one is unpriced."""
     costs: list[Decimal | None] = []
-    for backend in [s.backend for s in standing if s.able] or [s.backend for s in standing]:
+    for backend in backends:
         output = expected_output_tokens(features, signals, backend.max_output_tokens)
-        cost = expected_cost(loaded.prices[backend.name], features.input_tokens, output)
+        cost = expected_cost(prices[backend.name], features.input_tokens, output)
         costs.append(cost if isinstance(cost, Decimal) else None)
     known = [cost for cost in costs if cost is not None]
     return Option(tier, order, signals.success.get(tier) if signals else None, max(known) if known == costs else None)
@@ -246,9 +290,8 @@ def _pick(case: _Case, target: Target) -> _Pick:
 
 def _wanted(case: _Case, objective: Objective, eligible: Sequence[str]) -> _Pick:
     """Choose what the request wants by itself: a preferred tier that keeps the floor, else the objective's choice."""
-    baseline = case.options[case.policy.baseline]
-    choice = choose(objective, [case.options[tier] for tier in eligible], baseline, case.signals, case.view)
-    least, passed = floor(objective, baseline), []
+    choice = choose(objective, [case.options[tier] for tier in eligible], case.baseline, case.signals, case.view)
+    least, passed = floor(objective, case.baseline), []
     for rule in case.matched("prefer"):
         tier, success = str(rule.prefer), case.options[str(rule.prefer)].success
         if tier not in eligible:
@@ -290,13 +333,24 @@ def _plan(case: _Case, tiers: Sequence[str]) -> tuple[list[Step], str]:
     session = case.view.session if case.policy.session.sticky else None
     steps: list[Step] = []
     reason = ""
-    for tier in dict.fromkeys(standing.tier for standing in awake):
-        backends = [standing.backend for standing in awake if standing.tier == tier]
+    for tier, backends in _in_turn(case, awake):
         found = placement.standpoints(backends, case.prices, case.features, case.view, session)
         ordered = placement.order(found, session)
         reason = reason if steps else placement.why(ordered, session)
         steps += [Step(tier, standpoint.backend) for standpoint in ordered]
     return steps, reason
+
+
+def _in_turn(case: _Case, awake: Sequence[Standing]) -> Iterator[tuple[str, list[Backend]]]:
+    """Give the tiers with their backends; those that a tier leaves out come when all else has failed."""
+    first: dict[str, list[Backend]] = {}
+    last: dict[str, list[Backend]] = {}
+    for standing in awake:
+        narrowed = case.narrowed.get(standing.tier)
+        turn = first if narrowed is None or standing.backend.name in narrowed.serving else last
+        turn.setdefault(standing.tier, []).append(standing.backend)
+    yield from first.items()
+    yield from last.items()
 
 
 def _within(case: _Case, tier: str) -> Sequence[Standing]:

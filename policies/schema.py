@@ -140,7 +140,11 @@ class Simulation(Section):
 
 
 class Backend(Section):
-    """One configured upstream: a model at an address."""
+    """One configured upstream: a model at an address.
+
+    ``trained_as`` and ``quality`` are those of its tier unless it answers differently, at a lower precision, say.
+    ``quality`` is then compared with the tier's own, so both must come from the same benchmark runs.
+    """
 
     name: Name
     kind: Kind
@@ -149,6 +153,8 @@ class Backend(Section):
     api_key: SecretStr | None = None
     headers: Mapping[str, SecretStr] = {}
     precision: Precision | None = None
+    trained_as: str | None = None
+    quality: Mapping[str, Share] = {}
     cost: Cost | None = None
     context_window: Annotated[int, Field(ge=1)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -188,6 +194,11 @@ class Tier(Section):
     size_b: Annotated[float, Field(gt=0)] | None = None
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
     escalate: Escalate | None = None
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether some of its backends answer differently well from others."""
+        return len(self.backends) > 1 and any(each.trained_as or each.quality for each in self.backends)
 
 
 class Objective(Section):

@@ -79,8 +79,9 @@ class Success:
 class Signals:
     """What the classifier says of a request. A signal never chooses a tier; a policy does.
 
-    ``complexity`` is the predicted chance, 0..1, that a 7B-class model fails. ``success`` is keyed by tier name and
-    empty when nothing is known. ``ood`` says that the request is far from everything the artifact was trained on.
+    ``complexity`` is the predicted chance, 0..1, that a 7B-class model fails. ``success`` is keyed by tier name, by
+    ``tier/backend`` for backends that state what they are, and empty when nothing is known. ``ood`` says that the
+    request is far from everything the artifact was trained on.
     ``missing`` lists why something is absent or late; a policy then leans to the baseline (invariant 5).
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from policies.decide import could_flip
 from policies.document import Loaded
 from policies.schema import Policy
 from policies.values import Features, Signals, View
+from policies.variants import name_of
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,21 @@ def load_classifier(policy: Policy, static: StaticEncoder | None, full: Encoder 
     """The policy's classifier on the encoders at hand. Raises `ArtifactError` where artifact or encoders do not fit."""
     settings = policy.classifier
     artifact = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
-    targets = [
-        Target(name, tier.trained_as or tier.backends[0].model, tier.quality, tier.size_b)
-        for name, tier in policy.tiers.items()
-    ]
+    targets = list(targets_of(policy))
     return Classifier.load(artifact, targets, static=static, full=full, domains=settings.domains)
+
+
+def targets_of(policy: Policy) -> Iterator[Target]:
+    """What success is predicted of: every tier, and every backend that states what it is among others of its tier."""
+    for name, tier in policy.tiers.items():
+        model = tier.trained_as or tier.backends[0].model
+        yield Target(name, model, tier.quality, tier.size_b)
+        for backend in tier.backends if tier.told_apart else ():
+            own = name_of(name, backend.name)
+            if backend.trained_as:
+                yield Target(own, backend.trained_as, backend.quality, tier.size_b)
+            elif backend.quality:
+                yield Target(own, model if tier.quality else None, backend.quality, tier.size_b, beside=tier.quality)
 
 
 class SignalReader:

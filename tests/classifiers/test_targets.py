@@ -1,8 +1,9 @@
 """How a tier maps to what was trained."""
 
+import numpy as np
 import pytest
 
-from classifiers.targets import FRONTIER, MEDIUM, SMALL, Target, class_of, map_targets, normal, size_of
+from classifiers.targets import CLASSES, FRONTIER, MEDIUM, SMALL, Target, class_of, map_targets, normal, size_of
 
 MODELS = ("qwen2.5-7b-instruct", "gpt-4-1106-preview", "mixtral-8x7b-instruct", SMALL, MEDIUM, FRONTIER)
 ABOUT = {
@@ -61,6 +62,28 @@ def test_stated_scores_pick_models_like_it() -> None:
     assert mapped.weights[0].sum() == pytest.approx(1.0)
     better = map_targets([Target("a", "secret", {"mmlu": 0.95, "gsm8k": 0.97})], MODELS, ABOUT)
     assert better.offsets[0] > mapped.offsets[0]
+
+
+def test_a_variant_is_the_same_model_shifted_by_what_its_scores_lose() -> None:
+    """One model at a lower precision: the same profile, less right by as much as the same benchmarks say."""
+    whole, same, lower, other = (
+        Target("a", "Qwen/Qwen2.5-7B-Instruct", {"mmlu": 0.74, "gsm8k": 0.88}),
+        Target("a/8", "Qwen/Qwen2.5-7B-Instruct", {"mmlu": 0.74}, beside={"MMLU": 0.74}),
+        Target("a/4", "Qwen/Qwen2.5-7B-Instruct", {"mmlu": 0.70, "gsm8k": 0.80}, beside={"mmlu": 0.74, "gsm8k": 0.88}),
+        Target("a/x", "Qwen/Qwen2.5-7B-Instruct", {"mbpp": 0.70}, beside={"mmlu": 0.74}),
+    )
+    mapped = map_targets([whole, same, lower, other], MODELS, ABOUT)
+    assert mapped.weights.tolist() == [mapped.weights[0].tolist()] * 4
+    assert mapped.offsets.tolist()[:2] == [0, pytest.approx(0, abs=1e-6)]
+    assert mapped.offsets[2] == pytest.approx((np.log(0.7 / 0.3 * 0.26 / 0.74) + np.log(4 * 0.12 / 0.88)) / 2, abs=1e-5)
+    assert mapped.offsets[3] == 0
+    assert mapped.sources == ("trained", "quality", "quality", "trained")
+
+
+def test_a_model_trained_at_two_precisions_is_two_models() -> None:
+    models = ("acme-7b", "acme-7b-int4", *CLASSES)
+    mapped = map_targets([Target("a", "acme-7b-int4"), Target("b", "acme/acme-7b-awq")], models, {})
+    assert mapped.weights.argmax(axis=1).tolist() == [1, 0]
 
 
 def test_size_is_a_guess_and_says_so() -> None:

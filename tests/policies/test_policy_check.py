@@ -23,6 +23,23 @@ def warned(text: str) -> list[str]:
     return [str(problem) for problem in loaded.warnings]
 
 
+def of_two(lower: str, tier: str = "") -> str:
+    """A policy of one tier with two backends, the first of which states ``lower`` of itself."""
+    rest = "kind: vllm, model: m, context_window: 8000, cost: {gpu_hour_usd: 1}"
+    backends = f"{{name: a, {rest}, {lower}}}, {{name: b, {rest}}}"
+    return f"version: 1\ntiers:\n  small: {{backends: [{backends}]{tier}}}\n"
+
+
+def test_what_a_backend_states_of_itself_must_be_comparable() -> None:
+    [scores] = warned(of_two("quality: {mmlu: 0.7}"))
+    assert "no quality that a's own could be compared with" in scores
+    assert warned(of_two("quality: {mmlu: 0.7}", ", quality: {mmlu: 0.75}")) == []
+    assert warned(of_two("trained_as: m-int4")) == []
+    for stated in ("trained_as: m-int4", "quality: {mmlu: 0.7}"):
+        [alone] = warned(CLEAN.replace("model: m,", f"model: m, {stated},"))
+        assert "has no effect on the only backend of a tier" in alone
+
+
 def test_nothing_is_said_of_a_clean_policy() -> None:
     assert warned(CLEAN) == []
 

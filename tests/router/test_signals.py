@@ -11,7 +11,7 @@ import pytest
 from policies.decide import decide
 from policies.document import Loaded, load
 from policies.values import Features, Signals, Success
-from router.signals import SignalReader
+from router.signals import SignalReader, load_classifier
 from tests.policies.examples import a_view
 
 POLICY = """
@@ -106,3 +106,26 @@ async def test_without_a_working_classifier_the_baseline_answers(loaded: Loaded,
     found = await read(loaded, classifier)
     assert found.missing
     assert decide(loaded, Features(), found, a_view()).tier == "large"
+
+
+def test_backends_that_state_what_they_are_have_a_success_of_their_own() -> None:
+    """Through the shipped classifier: the same question, one model at three precisions."""
+    policy = load(PRECISIONS, file="policy.yaml", environ={}).policy
+    signals = load_classifier(policy, None, None).first_look(Features(text="What is 17 times 23?"))
+    success = {name: predicted.probability for name, predicted in signals.success.items()}
+    assert set(success) == {"small", "small/int4", "small/other", "large"}
+    assert success["small/int4"] < success["small"] != success["small/other"]
+
+
+PRECISIONS = """
+version: 1
+tiers:
+  small:
+    trained_as: qwen2.5-7b-instruct
+    quality: {gsm8k: 0.86}
+    backends:
+      - {name: fp16, kind: vllm, model: m, precision: fp16, cost: {gpu_hour_usd: 1}}
+      - {name: int4, kind: vllm, model: m-awq, precision: int4, quality: {gsm8k: 0.74}, cost: {gpu_hour_usd: 1}}
+      - {name: other, kind: vllm, model: o, trained_as: llama-3.1-nemotron-51b-instruct, cost: {gpu_hour_usd: 1}}
+  large: {backends: [{name: l, kind: vllm, model: n, cost: {input_usd_per_mtok: 2, output_usd_per_mtok: 8}}]}
+"""
