@@ -15,7 +15,6 @@ from classifiers.static import StaticEncoder
 from policies import addressing
 from policies.document import Loaded, PolicyErrors
 from policies.durations import show
-from policies.money import GpuClock
 from policies.schema import Policy
 from router import encoders, wire
 from router.backends import open_backends
@@ -59,7 +58,6 @@ class Proxy:
         self._retiring: set[asyncio.Task[None]] = set()
         self.draining = False
         self._take(loaded)
-        ledger.meter(self._clocks)
 
     def _take(self, loaded: Loaded) -> None:
         """Build what serves this policy, and only then put it in force."""
@@ -71,6 +69,7 @@ class Proxy:
         self.pipeline = Pipeline(
             loaded, reader, dispatcher, fleet, self._store, self._ledger, self._telemetry, self.baseline
         )
+        self._ledger.meter((name, lane.gpu) for name, lane in dispatcher.lanes.items() if lane.gpu is not None)
 
     @property
     def policy(self) -> Policy:
@@ -98,11 +97,6 @@ class Proxy:
     def model_names(self, key: Key | None) -> list[str]:
         """Every name that a request with this key may ask for."""
         return addressing.models(self.policy, key.allowed if key is not None else None)
-
-    def _clocks(self) -> list[tuple[str, GpuClock]]:
-        """The GPU clocks that run now."""
-        lanes = self.pipeline.dispatcher.lanes
-        return [(name, lane.gpu) for name, lane in lanes.items() if lane.gpu is not None]
 
     async def listen(self) -> None:
         """Hear of backends that other proxies found failing."""

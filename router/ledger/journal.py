@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -19,7 +19,8 @@ from typing import TypeAlias
 from router.ledger import codec
 from router.ledger.feedback import Feedback
 from router.ledger.journal_file import JournalFile, Line, pack_lines
-from router.ledger.sums import Packed, merge_packed
+from router.ledger.meter import Hold, Reading
+from router.ledger.sums import merge_packed
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,7 @@ _MOST_PER_COMMIT = 2_000
 _NOT_THE_DISK = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError)
 
 _Stop: TypeAlias = None
-_Item: TypeAlias = "Line | Feedback | _Sums | Event | _Stop"
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    packed: Packed
+_Item: TypeAlias = "Line | Feedback | Reading | Event | _Stop"
 
 
 class Journal:
@@ -58,6 +54,7 @@ class Journal:
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._held: list[Line] = []
         self._carried: dict[tuple[int, str], bytes] = {}
+        self._gpus: dict[tuple[str, str, int], Hold] = {}
         self._feedback: list[Feedback] = []
         self._flushes: list[Event] = []
         self._problem = ""
@@ -74,18 +71,23 @@ class Journal:
         """Entries held in memory."""
         return len(self._held) + self._queue.qsize()
 
-    def start(self) -> None:
-        """Open the file and begin. Raises `OSError` or `sqlite3.Error` when the file cannot be made."""
-        self._open_file(self.path).close()
+    def start(self) -> list[Hold]:
+        """Open the file and begin; returns the GPUs that its proxies have not let go of.
+
+        Raises `OSError` or `sqlite3.Error` when the file cannot be made.
+        """
+        with closing(self._open_file(self.path)) as file:
+            gpus = file.gpus()
         self._thread.start()
+        return gpus
 
     def append(self, line: Line) -> None:
         """Take an entry; never waits."""
         self._queue.put(line)
 
-    def add(self, packed: Packed) -> None:
-        """Take sums that belong to no entry; never waits."""
-        self._queue.put(_Sums(packed))
+    def meter(self, reading: Reading) -> None:
+        """Take what GPUs are held; never waits."""
+        self._queue.put(reading)
 
     def judge(self, feedback: Feedback) -> None:
         """Take feedback; never waits."""
@@ -131,7 +133,9 @@ class Journal:
         self._feedback += [item for item in items if isinstance(item, Feedback)]
         lines = [item for item in items if isinstance(item, Line)]
         self._held += lines if self.keep_content else map(_without_content, lines)
-        self._carried = merge_packed(self._carried, *(item.packed for item in items if isinstance(item, _Sums)))
+        for reading in (item for item in items if isinstance(item, Reading)):
+            self._carried = merge_packed(self._carried, reading.packed)
+            self._gpus |= {hold[:3]: hold for hold in reading.holds}
         return None not in items
 
     def _commit(self, file: JournalFile, *, insist: bool) -> None:
@@ -159,7 +163,7 @@ class Journal:
         together = _MOST_PER_COMMIT
         while self._held or self._carried:
             try:
-                file.write(self._held[:together], time(), self._carried)
+                file.write(self._held[:together], time(), self._carried, self._gpus.values())
             except Exception as error:
                 if isinstance(error, sqlite3.Error) and not isinstance(error, _NOT_THE_DISK):
                     raise
@@ -167,7 +171,7 @@ class Journal:
                     self._give_up_one()
                 together = 1
             else:
-                self._held, self._carried = self._held[together:], {}
+                self._held, self._carried, self._gpus = self._held[together:], {}, {}
 
     def _give_up_one(self) -> None:
         if self._held:
@@ -175,7 +179,7 @@ class Journal:
             log.exception("entry %s cannot be written and is lost; it cost %s nanos", lost.id, lost.cost_nanos)
         else:
             log.exception("%d sums cannot be written and are lost", len(self._carried))
-            self._carried = {}
+            self._carried, self._gpus = {}, {}
 
     def _refused(self, error: sqlite3.Error) -> None:
         if not self._problem:

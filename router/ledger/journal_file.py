@@ -8,6 +8,7 @@ remembers how far it has applied each chapter, so that a batch is everything aft
 changes nothing, a store that has lost data asks for it again by naming a lower number, and a journal put back from a
 backup, or copied, goes on in a chapter that the store has not seen.
 
+``gpus`` says what is held by proxies that have not let go of it (see `router.ledger.meter`).
 ``feedback`` holds scores of answers by request id; it enters no sum, and nothing ships it.
 
 Old entries are deleted and old sums folded together; sums are never dropped, so a journal's total stays true.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, groupby
@@ -27,6 +28,7 @@ from pathlib import Path
 from policies.values import Entry
 from router.ledger import codec
 from router.ledger.feedback import Feedback
+from router.ledger.meter import Hold
 from router.ledger.sums import Packed, merge_all, merge_packed, pack_entries
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,9 @@ CREATE INDEX IF NOT EXISTS holds_seq ON holds (seq);
 CREATE TABLE IF NOT EXISTS cells (
     seq INTEGER NOT NULL, hour INTEGER NOT NULL, field TEXT NOT NULL, packed BLOB NOT NULL,
     PRIMARY KEY (seq, hour, field)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gpus (
+    proxy TEXT NOT NULL, backend TEXT NOT NULL, hour_nanos INTEGER NOT NULL, until REAL NOT NULL,
+    PRIMARY KEY (proxy, backend, hour_nanos)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS feedback (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, key_id TEXT NOT NULL, at REAL NOT NULL, score REAL NOT NULL,
     UNIQUE (id, key_id));
@@ -144,10 +149,13 @@ class JournalFile:
             raise
         self._db.execute("COMMIT")
 
-    def write(self, lines: Sequence[Line], at: float, carried: Packed | None = None) -> None:
+    def write(
+        self, lines: Sequence[Line], at: float, carried: Packed | None = None, holds: Iterable[Hold] = ()
+    ) -> None:
         """Commit entries and their sums, whole or not at all; an entry whose id is known already is not counted again.
 
-        ``carried`` are sums that have no entry here. Raises `sqlite3.Error` (a full disk, for one).
+        ``carried`` are sums that have no entry here, ``holds`` GPUs that are held or let go. Raises `sqlite3.Error` (a
+        full disk, for one).
         """
         bodies = [codec.encode(line.entry) for line in lines]
         with self._transaction():
@@ -159,6 +167,16 @@ class JournalFile:
             self._db.executemany(
                 "INSERT INTO holds VALUES (?,?,?)", [(seq, *hold) for line in added for hold in line.holds]
             )
+            for hold in holds:
+                if hold.until is None:
+                    key = "proxy = ? AND backend = ? AND hour_nanos = ?"
+                    self._db.execute(f"DELETE FROM gpus WHERE {key}", hold[:3])
+                else:
+                    self._db.execute("INSERT OR REPLACE INTO gpus VALUES (?,?,?,?)", hold)
+
+    def gpus(self) -> list[Hold]:
+        """The GPUs that are held, as far as was written down."""
+        return [Hold(*row) for row in self._db.execute("SELECT proxy, backend, hour_nanos, until FROM gpus")]
 
     def _next_seq(self) -> int:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'sums'").fetchone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING
@@ -17,8 +17,8 @@ from router.ledger.budgets import Grant, charges
 from router.ledger.feedback import Feedback
 from router.ledger.journal import Journal
 from router.ledger.journal_file import Line
+from router.ledger.meter import Meter
 from router.ledger.shipper import Shipper
-from router.ledger.sums import held
 from router.state.values import StoreAway
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ class Ledger:
         self._every = every
         self._shipper: Shipper | None = None
         self._shipping: asyncio.Task[None] | None = None
-        self._clocks: Callable[[], Iterable[tuple[str, GpuClock]]] = tuple
+        self._meter = Meter()
+        self._clocks: list[tuple[str, GpuClock]] = []
+        self._draining: list[tuple[str, GpuClock]] = []
         self._metered_at = 0.0
         self._keep = keep
         self._stopping = asyncio.Event()
@@ -65,27 +67,34 @@ class Ledger:
         """Write feedback down, in this proxy's journal; never waits."""
         self._journal.judge(feedback)
 
-    def meter(self, clocks: Callable[[], Iterable[tuple[str, GpuClock]]]) -> None:
-        """Have GPUs billed for as long as their backends are configured; ``clocks`` names each and gives its clock.
+    def meter(self, clocks: Iterable[tuple[str, GpuClock]]) -> None:
+        """Have GPUs billed from now on for as long as these are in force; each clock with its backend's name.
 
-        With every tick each clock is told the weight that other proxies have in flight on its GPU.
+        Clocks that were in force before share their GPUs until nothing is in flight on them any more.
         """
-        self._clocks = clocks
+        self._draining += self._clocks
+        self._clocks = list(clocks)
+        self._metered_at = 0.0
+        self._read_meters()
 
     def _read_meters(self) -> None:
+        """Write down what is held, and tell each clock the weight that others have in flight on its GPU."""
         now = time()
-        clocks = list(self._clocks())
-        if now - self._metered_at >= _METER_SECONDS or self._stopping.is_set():
-            for name, rate in {(name, clock.rate) for name, clock in clocks}:
-                if self._metered_at:
-                    self._journal.add(held(name, rate, self._metered_at, now))
+        if now - self._metered_at >= _METER_SECONDS:
             self._metered_at = now
+            self._write_meter({(name, clock.rate) for name, clock in self._clocks})
+        self._draining = [(name, clock) for name, clock in self._draining if clock.weight]
         weights: Counter[str] = Counter()
-        for name, clock in clocks:
+        for name, clock in (*self._clocks, *self._draining):
             weights[name] += clock.weight
         others = self._store.exchange_weights(weights)
-        for name, clock in clocks:
+        for name, clock in (*self._clocks, *self._draining):
             clock.others(others.get(name, 0) + weights[name] - clock.weight, now)
+
+    def _write_meter(self, backends: Iterable[tuple[str, int]]) -> None:
+        reading = self._meter.read(time(), backends)
+        if reading.holds:
+            self._journal.meter(reading)
 
     @property
     def problem(self) -> str:
@@ -100,7 +109,7 @@ class Ledger:
     async def start(self) -> None:
         """Open the journal and begin shipping. Raises `OSError` or `sqlite3.Error` when the journal cannot be made."""
         self._shipper = await asyncio.to_thread(Shipper, self._journal.path, self._store, self._keep)
-        await asyncio.to_thread(self._journal.start)
+        self._meter = Meter(await asyncio.to_thread(self._journal.start))
         self._shipping = asyncio.create_task(self._ship_until_stopped(), name="shipping")
 
     async def stop(self) -> None:
@@ -108,7 +117,7 @@ class Ledger:
         self._stopping.set()
         if self._shipping is not None:
             await self._shipping
-        self._read_meters()
+        self._write_meter(())
         if not await asyncio.to_thread(self._journal.close):
             log.error(
                 "the journal %s cannot be written: entries are lost (%s)", self._journal.path, self._journal.problem

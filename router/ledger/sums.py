@@ -147,6 +147,11 @@ def seconds_held(packed: bytes) -> int:
     return _bits(packed).bit_count()
 
 
+def last_held(hour: int, packed: bytes) -> int:
+    """The Unix time at which the last second ends that a packed bitmap of an hour holds."""
+    return hour * 3600 + _bits(packed).bit_length()
+
+
 def held(backend: str, hour_nanos: int, since: float, until: float) -> dict[tuple[int, str], bytes]:
     """The packed bitmaps that say that a backend's GPUs were held, at a rate, from one Unix time to another.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Any
 
@@ -36,7 +37,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "rows": [dict(zip(report.by, row.group, strict=True)) | _row(report, row) for row in report.rows],
         "total": _row(report, report.total),
         "saving_interval": None if report.interval is None else _interval(report.interval),
-        "gpus": [_gpu(bill) for bill in report.gpus],
+        "gpus": [_gpu(bill, report.window.until.tzinfo) for bill in report.gpus],
         "notes": list(report.notes),
     }
 
@@ -65,8 +66,9 @@ def _interval(interval: Interval) -> dict[str, Any]:
     }
 
 
-def _gpu(bill: GpuBill) -> dict[str, Any]:
+def _gpu(bill: GpuBill, zone: tzinfo | None) -> dict[str, Any]:
     flat: dict[str, Any] = {"backend": bill.backend, "hours": bill.seconds / 3600, "output_tokens": bill.output_tokens}
+    flat["billed_to"] = datetime.fromtimestamp(bill.billed_to, zone).isoformat()
     for name in ("billed", "paid", "idle"):
         nano_dollars = getattr(bill, f"{name}_nanos")
         flat |= {f"{name}_nanos": nano_dollars, f"{name}_usd": float(usd(nano_dollars))}
@@ -117,12 +119,14 @@ def remarks(report: Report) -> list[str]:
     if report.total.wasted_nanos:
         wasted = dollars(report.total.wasted_nanos, decimals(report.total.cost_nanos))
         lines.append(f"{wasted} of the cost went into attempts that did not answer")
+    zone, ends = report.window.until.tzinfo, report.window.until.timestamp()
     for bill in report.gpus:
         digits = decimals(bill.billed_nanos)
         per_mtok, busy = bill.nanos_per_mtok(busy=False), bill.nanos_per_mtok(busy=True)
+        to = f" up to {datetime.fromtimestamp(bill.billed_to, zone):%Y-%m-%d %H:%M:%S}" if bill.billed_to < ends else ""
         rate = "" if per_mtok is None else f"; {dollars(per_mtok, 2)} per million tokens, {dollars(busy or 0, 2)} busy"
         lines.append(
-            f"GPUs of {bill.backend}: {bill.seconds / 3600:,.2f} h, {dollars(bill.billed_nanos, digits)} billed = "
+            f"GPUs of {bill.backend}{to}: {bill.seconds / 3600:,.2f} h, {dollars(bill.billed_nanos, digits)} billed = "
             f"{dollars(bill.paid_nanos, digits)} requests + {dollars(bill.idle_nanos, digits)} idle{rate}"
         )
     return [*lines, *report.notes]

@@ -22,6 +22,7 @@ from router.ledger import codec
 from router.ledger.journal import COMMIT_WINDOW
 from router.ledger.journal_file import JournalFile
 from router.ledger.ledger import JOURNAL_NAME
+from router.ledger.sums import GPU_FIELD
 from router.reports import Report, report, window
 from router.reports.sources import JournalSource, StoreSource, data_dir_source
 from tests.contracts.stores_servers import Server, redis_server, running
@@ -65,18 +66,22 @@ async def upstream() -> AsyncIterator[Upstream]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     counting.port = runner.addresses[0][1]
-    yield counting
-    await runner.cleanup()
+    try:
+        yield counting
+    finally:
+        await runner.cleanup()
 
 
-def write_policy(path: Path, port: int, redis: str = "") -> None:
+TOKENS = f"{{input_usd_per_mtok: {INPUT_NANOS / 1000}, output_usd_per_mtok: {OUTPUT_NANOS / 1000}}}"
+
+
+def write_policy(path: Path, port: int, redis: str = "", cost: str = TOKENS) -> None:
     path.write_text(f"""
 version: 1
 tiers:
   only:
     backends:
-      - {{name: counting, kind: openai, model: m, base_url: "http://127.0.0.1:{port}/v1", api_key: none,
-         cost: {{input_usd_per_mtok: {INPUT_NANOS / 1000}, output_usd_per_mtok: {OUTPUT_NANOS / 1000}}}}}
+      - {{name: counting, kind: openai, model: m, base_url: "http://127.0.0.1:{port}/v1", api_key: none, cost: {cost}}}
 redis: "{redis}"
 """)
 
@@ -223,3 +228,44 @@ async def test_workers_keep_one_set_of_books(tmp_path: Path) -> None:
     total = (await reported(data_dir_source(data).sums)).total
     assert total.requests == len(counting.counted) == load.numbers
     assert total.cost_nanos == sum(map(cost, counting.counted.values()))
+
+
+async def test_a_gpu_s_bill_closes_over_kills_and_the_time_between(tmp_path: Path) -> None:
+    """Killed twice under load and left dead for a while: billed for every second from the first start to the stop."""
+    policy, data, load = tmp_path / "policy.yaml", tmp_path / "data", Load()
+    hour_nanos, began, ready = 3_600_000_000_007, time.time(), 0.0
+    async with upstream() as counting:
+        write_policy(policy, counting.port, cost=f"{{gpu_hour_usd: {hour_nanos / 1e9:.9f}}}")
+        for round in range(3):
+            with running_proxy(policy, data) as proxy:
+                await asyncio.to_thread(proxy.wait_until_ready)
+                ready = ready or time.time()
+                asking = asyncio.create_task(load.run(proxy.url, clients=4))
+                await wait_until_answered(load, 30)
+                if round < 2:
+                    proxy.process.kill()
+                load.stopping = True
+                await asking
+                stopping = time.time()
+            if round < 2:
+                await asyncio.sleep(2.5)
+    stopped = time.time()
+    seconds = {
+        hour * 3600 + second
+        for hour, name, packed in data_dir_source(data).sums(range(2**40))
+        if name.startswith(GPU_FIELD)
+        for second in range(3600)
+        if packed[1 + second // 8] >> second % 8 & 1
+    }
+    first, last = min(seconds), max(seconds)
+    assert seconds == set(range(first, last + 1)), "no second is missing"
+    assert int(began) <= first <= ready
+    assert int(stopping) <= last <= stopped
+    (bill,) = (await reported(data_dir_source(data).sums)).gpus
+    entries = [entry for entry in entries_in(data) if entry.outcome == "ok"]
+    assert bill.paid_nanos == sum(entry.cost_nanos or 0 for entry in entries_in(data)) > 0
+    assert bill.seconds == last - first + 1, "and none counts twice"
+    assert bill.billed_to == last + 1
+    assert bill.paid_nanos + bill.idle_nanos == bill.billed_nanos == hour_nanos * bill.seconds // 3600
+    assert bill.idle_nanos > 5 * hour_nanos // 3600, "nobody used it while no proxy was there"
+    assert len(entries) >= 60

@@ -13,6 +13,7 @@ import pytest
 from router.ledger import codec
 from router.ledger.journal import Journal
 from router.ledger.journal_file import Batch, JournalFile, Line
+from router.ledger.meter import Reading
 from router.ledger.sums import Tally, held, merge_all, pack_entries, seconds_held
 from tests.router.ledger.entries import NOON, entry
 
@@ -200,8 +201,8 @@ def test_a_journal_that_is_too_big_lets_its_oldest_entries_go(path: Path) -> Non
 def test_sums_without_entries_are_kept(path: Path) -> None:
     journal = Journal(path)
     journal.start()
-    journal.add(held("gpu-1", 10**9, NOON, NOON + 9))
-    journal.add(held("gpu-1", 10**9, NOON + 5, NOON + 19))
+    journal.meter(Reading(held("gpu-1", 10**9, NOON, NOON + 9), ()))
+    journal.meter(Reading(held("gpu-1", 10**9, NOON + 5, NOON + 19), ()))
     assert journal.close()
     file = JournalFile(path, create=False)
     merged = merge_all(file.packed(HOUR, HOUR + 1))
@@ -267,7 +268,7 @@ def test_an_entry_that_cannot_be_written_does_not_take_others_with_it(
     journal.start()
     for i, cost in enumerate((1, 2**70, 3)):
         journal.append(Line(entry(f"r{i}", cost=cost)))
-    journal.add(held("gpu-1", 10**9, NOON, NOON + 9))
+    journal.meter(Reading(held("gpu-1", 10**9, NOON, NOON + 9), ()))
     assert journal.close()
     file = JournalFile(path, create=False)
     assert sums(file).money["cost"] == 4

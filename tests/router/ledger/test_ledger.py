@@ -61,8 +61,8 @@ async def test_proxies_share_a_gpu_and_its_bill_closes_to_the_nano_dollar(
     began = time.time()
     async with proxy(url, tmp_path / "a") as (one, store), proxy(url, tmp_path / "b") as (other, _):
         clocks = [GpuClock(rate, began), GpuClock(rate, began)]
-        one.meter(lambda: [("gpu-1", clocks[0])])
-        other.meter(lambda: [("gpu-1", clocks[1])])
+        one.meter([("gpu-1", clocks[0])])
+        other.meter([("gpu-1", clocks[1])])
         for clock in clocks:
             clock.start("r", time.time(), 500)
         await until(lambda: all(clock.elsewhere for clock in clocks))
