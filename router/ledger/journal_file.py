@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
+from typing import TypeAlias
 
 from policies.values import Entry
 from router.ledger import codec
@@ -56,7 +57,8 @@ CREATE TABLE IF NOT EXISTS feedback (
     UNIQUE (id, key_id));
 """
 _COLUMNS = "seq, id, at, tier, backend, cost_nanos, body"
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 256
+_Row: TypeAlias = "tuple[object, ...]"
 _CELLS_PER_BATCH = 2_000
 _MOST_FEEDBACK = 1_000_000
 
@@ -189,13 +191,12 @@ class JournalFile:
         interpreter from each other at every entry.
         """
         rows = [_row(seq, line.entry, body) for line, body in zip(lines, bodies, strict=True)]
-        many = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
-        if sum(map(self._insert, many)) == len(rows):
+        if sum(map(self._insert, _in_powers_of_two(rows))) == len(rows):
             return list(lines)
         self._db.execute("DELETE FROM entries WHERE seq = ?", (seq,))
         return [line for line, row in zip(lines, rows, strict=True) if self._insert([row])]
 
-    def _insert(self, rows: Sequence[tuple[object, ...]]) -> int:
+    def _insert(self, rows: Sequence[_Row]) -> int:
         marks = ",".join(["(?,?,?,?,?,?,?)"] * len(rows))
         statement = f"INSERT INTO entries ({_COLUMNS}) VALUES {marks} ON CONFLICT (id) DO NOTHING"
         return self._db.execute(statement, tuple(chain.from_iterable(rows))).rowcount
@@ -383,7 +384,19 @@ class JournalFile:
             yield bytes(body)
 
 
-def _row(seq: int, entry: Entry, body: bytes) -> tuple[object, ...]:
+def _in_powers_of_two(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """Runs of 256, 128, …, 1 rows.
+
+    SQLite keeps a prepared statement for each size, with what was last bound to it: a hundred sizes held 25 MiB.
+    """
+    start = 0
+    while left := len(rows) - start:
+        size = min(_ROWS_AT_ONCE, 1 << left.bit_length() - 1)
+        yield rows[start : start + size]
+        start += size
+
+
+def _row(seq: int, entry: Entry, body: bytes) -> _Row:
     return (seq, entry.id, entry.at, entry.tier, entry.backend, entry.cost_nanos, body)
 
 
