@@ -11,8 +11,6 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import IO
 
-import httpx
-
 LISTENING = "tierwise is listening on "
 """What ``serve`` prints on standard output, before the address, once its socket is bound."""
 
@@ -29,6 +27,8 @@ class Proxy:
 
         Raises `RuntimeError` when the process ends or the time is up.
         """
+        import httpx  # serving, which prints LISTENING, does without it
+
         deadline = monotonic() + seconds
         state: Mapping[str, object] = {}
         while monotonic() < deadline:

@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(settings: Settings, listener: socket.socket, workers: int, limits: Limits) -> int:
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
 
     from router.app import create
     from router.guard import Guarded
@@ -91,6 +90,8 @@ def _serve(settings: Settings, listener: socket.socket, workers: int, limits: Li
     # uvicorn drains, then raises the signal again for us to end by.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if workers > 1:
+        from uvicorn.supervisors import Multiprocess
+
         Multiprocess(config, sockets=[listener]).run()
         return 0
     server = uvicorn.Server(config)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from classifiers.encoder import EncoderUnavailable
-from router.encoders import RemoteEncoder
+from router.remote_encoder import RemoteEncoder
 
 
 class Endpoint(BaseHTTPRequestHandler):
