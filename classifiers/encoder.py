@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -88,6 +89,12 @@ class WordPieces:
         return ids[:head] + ids[len(ids) - tail :]
 
 
+@lru_cache(maxsize=1)
+def word_pieces(path: Path) -> WordPieces:
+    """The tokenizer at ``path``, the same one for both looks: it is thread-safe, and takes several MiB."""
+    return WordPieces(path)
+
+
 class OnnxEncoder:
     """The full look: the transformer as a fused graph in ONNX Runtime.
 
@@ -101,8 +108,9 @@ class OnnxEncoder:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # it plans ahead for each length of text, at 6 MiB and no gain in time
         self._session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._pieces = WordPieces(tokenizer)
+        self._pieces = word_pieces(tokenizer)
         self._threads = threads
         self.name = name
         self.dimension: int = self._session.get_outputs()[0].shape[1]

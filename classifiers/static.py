@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.encoder import Vectors, WordPieces
+from classifiers.encoder import Vectors, WordPieces, word_pieces
 
 if TYPE_CHECKING:
     from classifiers.encoder import OnnxEncoder
@@ -21,7 +21,7 @@ class StaticEncoder:
     def __init__(self, table: Path, tokenizer: Path, name: str) -> None:
         """Map ``table``, an ``.npy`` file of shape (pieces, dimension) in float16, into memory."""
         self._table: NDArray[np.float16] = np.load(table, mmap_mode="r")
-        self._pieces = WordPieces(tokenizer)
+        self._pieces = word_pieces(tokenizer)
         self.name = name
         self.dimension: int = self._table.shape[1]
 
