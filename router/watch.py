@@ -23,6 +23,10 @@ _TOLD: dict[Phase, str] = {
 }
 
 
+def _nobody_watches() -> None:
+    """What a closed watch would call."""
+
+
 class Watch:
     """Bounds every wait for a backend, with one `loop.call_at` per phase rather than a task or a timeout per wait.
 
@@ -58,10 +62,11 @@ class Watch:
         self._since = self._loop.time()
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, and let go of whoever watches: it holds us too, and circles wait for the collector."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self._on_end = _nobody_watches
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Wait for the backend. Raises `UpstreamError` of kind ``timeout`` when the phase's time is up."""
