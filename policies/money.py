@@ -19,7 +19,7 @@ NANOS_PER_USD: Final = 1_000_000_000
 _MTOK = Decimal(1_000_000)
 _KINDS = (
     "input", "output", "cached_input", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output",
-    "image_input",
+    "image_input", "image_output",
 )  # fmt: skip
 _MICROSECONDS_PER_HOUR = 3_600_000_000
 _FRACTION_BITS = 64
@@ -50,6 +50,7 @@ class TokenRates:
     audio_input: Decimal
     audio_output: Decimal
     image_input: Decimal
+    image_output: Decimal
     request: Decimal
     above: tuple[tuple[int, TokenRates], ...] = ()
     service_tiers: Mapping[str, TokenRates] = field(default_factory=dict)
@@ -115,6 +116,7 @@ def _rates(stated: Mapping[str, Decimal], price: TokenPrice) -> TokenRates:
         audio_input=stated.get("audio_input", plain_in),
         audio_output=stated.get("audio_output", plain_out),
         image_input=stated.get("image_input", plain_in),
+        image_output=stated.get("image_output", plain_out),
         request=price.request_usd,
     )
 
@@ -139,6 +141,7 @@ def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
         or usage.audio_input_tokens
         or usage.audio_output_tokens
         or usage.image_input_tokens
+        or usage.image_output_tokens
     ):
         return rates.input * usage.input_tokens + rates.output * usage.output_tokens + rates.request
     cached = min(usage.cached_input_tokens, usage.input_tokens)
@@ -148,6 +151,7 @@ def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
     seen = min(usage.image_input_tokens, usage.input_tokens - cached - written - heard)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
     spoken = min(usage.audio_output_tokens, usage.output_tokens - reasoning)
+    drawn = min(usage.image_output_tokens, usage.output_tokens - reasoning - spoken)
     return (
         rates.input * (usage.input_tokens - cached - written - heard - seen)
         + rates.cached_input * cached
@@ -155,9 +159,10 @@ def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
         + rates.cache_write_1h * written_1h
         + rates.audio_input * heard
         + rates.image_input * seen
-        + rates.output * (usage.output_tokens - reasoning - spoken)
+        + rates.output * (usage.output_tokens - reasoning - spoken - drawn)
         + rates.reasoning * reasoning
         + rates.audio_output * spoken
+        + rates.image_output * drawn
         + rates.request
     )
 

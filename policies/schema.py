@@ -68,6 +68,7 @@ class Rates(Section):
     audio_input_usd_per_mtok: Usd | None = None
     audio_output_usd_per_mtok: Usd | None = None
     image_input_usd_per_mtok: Usd | None = None
+    image_output_usd_per_mtok: Usd | None = None
 
 
 class RatesAbove(Rates):

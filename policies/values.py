@@ -226,8 +226,8 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached, written, audio and image ones,
-    ``output_tokens`` reasoning and audio, ``cache_write_tokens`` those written for an hour. ``service_tier`` is what
-    the answer says it was served as. ``measured`` is False for an estimate of ours."""
+    ``output_tokens`` reasoning, audio and image ones, ``cache_write_tokens`` those written for an hour.
+    ``service_tier`` is what the answer says it was served as. ``measured`` is False for an estimate of ours."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -240,6 +240,7 @@ class Usage:
     audio_output_tokens: int = 0
     service_tier: str = ""
     image_input_tokens: int = 0
+    image_output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

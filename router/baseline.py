@@ -32,7 +32,7 @@ def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
     """The tokens that the baseline would have used, from those that were used. Audio and images are as many to all."""
     heard = min(usage.audio_input_tokens + usage.image_input_tokens, usage.input_tokens)
     taken = heard + round((usage.input_tokens - heard) * counterfactual.input_ratio)
-    spoken = min(usage.audio_output_tokens, usage.output_tokens)
+    spoken = min(usage.audio_output_tokens + usage.image_output_tokens, usage.output_tokens)
     cached = min(taken, counterfactual.cached_input_tokens)
     written = min(round(usage.cache_write_tokens * counterfactual.input_ratio), taken - cached)
     return replace(

@@ -1,7 +1,8 @@
 """List prices of hosted models, from litellm's price map, read as data: litellm itself is never imported for it.
 
 The map's traps: a missing price is not 0 while an explicit 0 is a price; a model may be listed with or without its
-provider's name in front; ``max_tokens`` may mean either limit and is not used.
+provider's name in front; ``max_tokens`` may mean either limit and is not used; reasoning that is listed at the output's
+price follows the output's in service tiers, which do not list it again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _RATES = {
     "audio_input_usd_per_mtok": "input_cost_per_audio_token",
     "audio_output_usd_per_mtok": "output_cost_per_audio_token",
     "image_input_usd_per_mtok": "input_cost_per_image_token",
+    "image_output_usd_per_mtok": "output_cost_per_image_token",
 }
 _SERVICE_TIERS: Mapping[Literal["batch", "flex", "priority"], str] = {
     "batch": "_batches",
@@ -98,14 +100,17 @@ def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
     plain = _rates(listed)
     if not {"input_usd_per_mtok", "output_usd_per_mtok"} <= plain.keys():
         return None
+    if plain.get("reasoning_usd_per_mtok") == plain["output_usd_per_mtok"]:
+        del plain["reasoning_usd_per_mtok"]
+    above = _above(listed)
     tiers = {
-        name: ServiceRates(**found, above=_above(listed, suffix))
+        name: ServiceRates(**found, above=_above(listed, suffix) or _scaled(above, plain, found))
         for name, suffix in _SERVICE_TIERS.items()
         if (found := _rates(listed, suffix=suffix))
     }
     return TokenPrice(
         **plain,
-        above=_above(listed),
+        above=above,
         service_tiers=tiers,
         request_usd=_decimal(listed.get("input_cost_per_request")) or Decimal(0),
     )
@@ -124,6 +129,20 @@ def _above(listed: Mapping[str, Any], suffix: str = "") -> tuple[RatesAbove, ...
     lengths = {found[1] for name in listed if (found := _ABOVE.search(name))}
     steps = {int(length): _rates(listed, f"_above_{length}k_tokens", suffix) for length in lengths}
     return tuple(RatesAbove(input_tokens=1_000 * length, **rates) for length, rates in sorted(steps.items()) if rates)
+
+
+def _scaled(
+    above: Sequence[RatesAbove], plain: Mapping[str, Decimal], tier: Mapping[str, Decimal]
+) -> tuple[RatesAbove, ...]:
+    """What a service tier asks for long inputs where none is listed: as much more or less as it does for others."""
+    factors = {name: rate / plain[name] for name, rate in tier.items() if plain.get(name)}
+    steps = ((step, step.model_dump(exclude={"input_tokens"}, exclude_none=True)) for step in above)
+    return tuple(
+        RatesAbove(
+            input_tokens=step.input_tokens, **{name: rate * factors.get(name, 1) for name, rate in rates.items()}
+        )
+        for step, rates in steps
+    )
 
 
 def _rates(listed: Mapping[str, Any], above: str = "", suffix: str = "") -> dict[str, Any]:

@@ -51,6 +51,7 @@ def usage_of(stated: object) -> Usage | None:
         audio_input_tokens=_count(prompt, "audio_tokens") or 0,
         audio_output_tokens=_count(completion, "audio_tokens") or 0,
         image_input_tokens=_count(prompt, "image_tokens") or 0,
+        image_output_tokens=_count(completion, "image_tokens") or 0,
     )
 
 

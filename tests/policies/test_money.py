@@ -225,3 +225,11 @@ def test_images_have_a_price_of_their_own_where_one_is_stated() -> None:
     assert money.cost(usage, priced(plain)) == Decimal(100 * 5 + 10 * 2) / 1_000_000
     seen = plain.model_copy(update={"image_input_usd_per_mtok": Decimal(8)})
     assert money.cost(usage, priced(seen)) == Decimal(20 * 5 + 80 * 8 + 10 * 2) / 1_000_000
+
+
+def test_images_drawn_have_a_price_of_their_own_where_one_is_stated() -> None:
+    plain = TokenPrice(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(2))
+    usage = Usage(10, output_tokens=100, reasoning_tokens=15, audio_output_tokens=20, image_output_tokens=60)
+    assert money.cost(usage, priced(plain)) == Decimal(10 + 100 * 2) / 1_000_000
+    drawn = plain.model_copy(update={"image_output_usd_per_mtok": Decimal(30)})
+    assert money.cost(usage, priced(drawn)) == Decimal(10 + 40 * 2 + 60 * 30) / 1_000_000

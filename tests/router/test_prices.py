@@ -112,6 +112,101 @@ def test_ranges_lengths_and_service_tiers_are_read(listed: dict[str, Any]) -> No
     assert cost("broken") is None
 
 
+LONG = "_above_200k_tokens"
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "billed"),
+    [
+        (
+            "claude-sonnet-4-5",
+            Usage(10_000, 1_000, 3_000, 700, cache_write_1h_tokens=2_000),
+            {"input_cost_per_token": 6_000, "cache_read_input_token_cost": 1_000, "output_cost_per_token": 700,
+             "cache_creation_input_token_cost": 1_000, "cache_creation_input_token_cost_above_1hr": 2_000},
+        ),
+        (
+            "anthropic.claude-sonnet-4-5-20250929-v1:0",
+            Usage(300_000, 100_000, 50_000, 700, cache_write_1h_tokens=20_000),
+            {f"input_cost_per_token{LONG}": 150_000, f"cache_read_input_token_cost{LONG}": 100_000,
+             f"output_cost_per_token{LONG}": 700, f"cache_creation_input_token_cost{LONG}": 30_000,
+             f"cache_creation_input_token_cost_above_1hr{LONG}": 20_000},
+        ),
+        (
+            "gemini-2.5-pro",
+            Usage(250_000, 50_000, 0, 1_000, 400, service_tier="priority"),
+            {f"input_cost_per_token{LONG}_priority": 200_000, f"output_cost_per_token{LONG}_priority": 1_000,
+             f"cache_read_input_token_cost{LONG}_priority": 50_000},
+        ),
+        (
+            "gemini-2.5-flash",
+            Usage(1_000, 0, 0, 500, 400, audio_input_tokens=600),
+            {"input_cost_per_token": 400, "input_cost_per_audio_token": 600, "output_cost_per_token": 100,
+             "output_cost_per_reasoning_token": 400},
+        ),
+        (
+            "gemini-2.5-flash",
+            Usage(1_000, 0, 0, 500, 400, audio_input_tokens=600, service_tier="priority"),
+            {"input_cost_per_token_priority": 400, "input_cost_per_audio_token_priority": 600,
+             "output_cost_per_token_priority": 500},
+        ),
+        (
+            "gemini-2.5-flash",
+            Usage(1_000, 200, 0, 500, 400, service_tier="flex"),
+            {"input_cost_per_token_flex": 800, "cache_read_input_token_cost_flex": 200,
+             "output_cost_per_token_flex": 500},
+        ),
+        (
+            "gemini-2.5-flash",
+            Usage(1_000, 0, 0, 500, service_tier="batch"),
+            {"input_cost_per_token_batches": 1_000, "output_cost_per_token_batches": 500},
+        ),
+        (
+            "gpt-audio",
+            Usage(1_000, 0, 0, 800, audio_input_tokens=900, audio_output_tokens=700),
+            {"input_cost_per_token": 100, "input_cost_per_audio_token": 900, "output_cost_per_token": 100,
+             "output_cost_per_audio_token": 700},
+        ),
+        (
+            "deep-research-pro-preview-12-2025",
+            Usage(1_000, 0, 0, 2_000, image_output_tokens=1_120),
+            {"input_cost_per_token": 1_000, "output_cost_per_token": 880, "output_cost_per_image_token": 1_120},
+        ),
+        (
+            "amazon.nova-2-pro-preview-20251202-v1:0",
+            Usage(1_000, 0, 0, 10, image_input_tokens=900),
+            {"input_cost_per_token": 100, "input_cost_per_image_token": 900, "output_cost_per_token": 10},
+        ),
+        (
+            "perplexity/sonar-small-online",
+            Usage(1_000, 0, 0, 10),
+            {"input_cost_per_request": 1, "input_cost_per_token": 1_000, "output_cost_per_token": 10},
+        ),
+    ],
+)  # fmt: skip
+def test_every_kind_of_token_is_billed_at_the_rate_that_the_installed_map_lists_for_it(
+    model: str, usage: Usage, billed: dict[str, int]
+) -> None:
+    """Each expected cost is added up from the map's own numbers: (the key of a rate: how many)."""
+    listed = prices._price_map()[model]
+    expected = sum(Decimal(str(listed[rate])) * count for rate, count in billed.items())
+    price = money.price_of(Backend(name="b", kind="hosted", model=model, cost=cost(model)))
+    assert money.cost(usage, price) == expected
+
+
+def test_a_service_tier_without_prices_of_long_inputs_has_them_in_proportion(listed: dict[str, Any]) -> None:
+    listed["m"] = {
+        "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6, "cache_read_input_token_cost": 1e-6,
+        "input_cost_per_token_above_200k_tokens": 4e-6, "output_cost_per_token_above_200k_tokens": 12e-6,
+        "cache_read_input_token_cost_above_200k_tokens": 3e-6,
+        "input_cost_per_token_flex": 1e-6, "output_cost_per_token_flex": 4e-6,
+    }  # fmt: skip
+    price = cost("m")
+    assert price is not None
+    (step,) = price.service_tiers["flex"].above
+    rates = (step.input_usd_per_mtok, step.output_usd_per_mtok, step.cached_input_usd_per_mtok)
+    assert (step.input_tokens, *rates) == (200_000, 2, 6, 3)
+
+
 def test_without_litellm_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise prices.PackageNotFoundError(name)

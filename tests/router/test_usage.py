@@ -99,13 +99,13 @@ def test_audio_hour_long_writes_and_the_service_tier_are_read_where_they_are_sta
         "prompt_tokens": 100,
         "completion_tokens": 50,
         "prompt_tokens_details": {"audio_tokens": 30, "cached_tokens": 10, "image_tokens": 20},
-        "completion_tokens_details": {"audio_tokens": 40},
+        "completion_tokens_details": {"audio_tokens": 40, "image_tokens": 5},
         "cache_creation": {"ephemeral_1h_input_tokens": 8},
     }
     found = look({"usage": stated, "choices": [], "service_tier": "flex"}).usage
     assert found is not None
     assert (found.audio_input_tokens, found.audio_output_tokens, found.cache_write_1h_tokens) == (30, 40, 8)
-    assert found.image_input_tokens == 20
+    assert (found.image_input_tokens, found.image_output_tokens) == (20, 5)
     assert found.service_tier == "flex"
     plain = look({"usage": {"prompt_tokens": 1}, "service_tier": None}).usage
     assert plain is not None
