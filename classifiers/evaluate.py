@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ from classifiers import metrics
 from classifiers.artifact import Artifact
 from classifiers.embed import Table
 from classifiers.heads import Array, Prediction, predict, sigmoid
-from classifiers.members import BLOCK, Corpus, Settings, calibrate, fold_of, held_out, task_noise
+from classifiers.members import BLOCK, Corpus, Held, Settings, calibrate, fold_of, held_out, task_noise
 from classifiers.targets import Target, map_targets
 from policies.values import DOMAINS
 
@@ -110,18 +111,33 @@ def from_folds(
     settings = settings or Settings()
     where = fold_of(data.rows.ids, settings.seed) if folds is None else folds
     held = held_out(data, where, settings, labels_at_most=labels_at_most, looks=[look])[look]
+    return from_held(data, held, models, prices)
+
+
+def from_held(
+    data: Corpus,
+    held: Held,
+    models: Sequence[str],
+    prices: Prices,
+    calibration: tuple[Array, Array] | None = None,
+) -> Scored:
+    """The same from answers that `members.held_out` gave before.
+
+    ``calibration`` is a scale and shift (models,) found on other rows, to be used instead of one found on these.
+    """
+    where = held.folds
     rows, y = _labelled(data.rows, models)
     tested = where[rows] >= 0
     rows, y = rows[tested], y[tested]
     z = held.logits[rows][:, [data.models.index(m) for m in models]]
-    scale, shift = calibrate(z, y)
+    scale, shift = calibration or calibrate(z, y)
     p = sigmoid(z * scale + shift)
     honest, errors = np.empty_like(z), np.empty_like(z)
     tasks = np.array(data.rows.tasks)[rows]
     for fold in np.unique(where[rows]):
         test = where[rows] == fold
         known = ~test if (~test).any() else test
-        scale, shift = calibrate(z[known], y[known])
+        scale, shift = calibration or calibrate(z[known], y[known])
         answer = z * scale + shift
         noise = task_noise(tasks[known].tolist(), y[known], answer[known])
         honest[test] = sigmoid(answer[test])
@@ -161,10 +177,10 @@ def pair_report(scored: Scored, *, bootstrap: int = 400) -> dict[str, Any]:
     }
     for name, ranking in rankings.items():
         report[name] = {
-            key: _figure(figure, len(small), bootstrap)
-            for key, figure in _pair_figures(ranking, small, large, scored.cost).items()
+            key: figure(of, len(small), bootstrap)
+            for key, of in _pair_figures(ranking, small, large, scored.cost).items()
         }
-    report["margin_over_length"] = _figure(
+    report["margin_over_length"] = figure(
         lambda i: (
             metrics.apgr(rankings["router"][i], small[i], large[i])
             - metrics.apgr(rankings["length_only"][i], small[i], large[i])
@@ -190,20 +206,28 @@ def calibration(scored: Scored, bootstrap: int = 200) -> dict[str, Any]:
     """ECE and Brier of each model's success."""
     return {
         model: {
-            "ece": _figure(lambda i, c=c: metrics.ece(scored.honest[i, c], scored.y[i, c]), len(scored.y), bootstrap),
-            "brier": _figure(
-                lambda i, c=c: metrics.brier(scored.honest[i, c], scored.y[i, c]), len(scored.y), bootstrap
-            ),
+            "ece": figure(calibration_error(scored, column), len(scored.y), bootstrap),
+            "brier": figure(partial(_brier, scored, column), len(scored.y), bootstrap),
         }
-        for c, model in enumerate(scored.models)
+        for column, model in enumerate(scored.models)
     }
+
+
+def calibration_error(scored: Scored, column: int) -> Callable[[Rows], float]:
+    """One model's ECE, as a figure of rows."""
+    return lambda rows: metrics.ece(scored.honest[rows, column], scored.y[rows, column])
+
+
+def _brier(scored: Scored, column: int, rows: Rows) -> float:
+    return metrics.brier(scored.honest[rows, column], scored.y[rows, column])
 
 
 def fleet_report(scored: Scored, *, guard: float = 0.0, bootstrap: int = 200) -> dict[str, Any]:
     """Choosing among all models by p − λ·cost, against the best single one.
 
     ``cost_at_best`` is the share of the best single model's cost at which its quality is reached, ``gain_at_price`` the
-    quality gained without exceeding its cost, ``left_alone`` the quality against it when cost is no object.
+    quality gained without exceeding its cost, ``left_alone`` the quality against it when cost is no object, in all and
+    by task.
     """
     best = int(np.argmax(scored.y.mean(axis=0)))
     chosen = choices(scored, best, guard)
@@ -229,15 +253,34 @@ def fleet_report(scored: Scored, *, guard: float = 0.0, bootstrap: int = 200) ->
         return float(quality[0]) - level
 
     oracle = float(scored.y.max(axis=1).mean())
+    tasks = {str(task): scored.tasks == task for task in np.unique(scored.tasks)}
+    apart = np.take_along_axis(scored.y, chosen[0][:, None], axis=1)[:, 0] - scored.y[:, best]
     return {
         "rows": len(scored.y),
         "best_single": {"model": scored.models[best], "quality": float(scored.y[:, best].mean())},
-        "cost_at_best": _figure(share, len(scored.y), bootstrap),
-        "gain_at_price": _figure(gain, len(scored.y), bootstrap),
-        "left_alone": _figure(free, len(scored.y), bootstrap),
+        "cost_at_best": figure(share, len(scored.y), bootstrap),
+        "gain_at_price": figure(gain, len(scored.y), bootstrap),
+        "left_alone": figure(free, len(scored.y), bootstrap),
+        "left_alone_by_task": {task: float(apart[rows].mean()) for task, rows in tasks.items()},
         "oracle": oracle,
         "calibration": calibration(scored, 0),
     }
+
+
+def coverage(scored: Scored, bootstrap: int = 400, least: int = 20) -> Figure:
+    """How often a task's mean success lies within 1.96 standard errors of the prediction: 0.95 where these are right.
+
+    Over tasks of ``least`` rows or more and all models. A model's errors within a task are taken as one error, which
+    is what they are meant for, beside the sampling of the task's own rows; tasks are what is resampled.
+    """
+    inside = []
+    for task in np.unique(scored.tasks):
+        rows = scored.tasks == task
+        if rows.sum() >= least:
+            p, y = scored.honest[rows], scored.y[rows]
+            error = np.hypot(scored.errors[rows].mean(axis=0), np.sqrt((p * (1 - p)).mean(axis=0) / rows.sum()))
+            inside.append((np.abs((y - p).mean(axis=0)) <= 1.96 * error).mean())
+    return figure(lambda i: float(np.mean(np.array(inside)[i])), len(inside), bootstrap)
 
 
 def choices(scored: Scored, default: int, guard: float) -> NDArray[np.int64]:
@@ -273,9 +316,10 @@ def _pair_figures(ranking: Array, small: Array, large: Array, cost: Array) -> di
     }
 
 
-def _figure(figure: Any, rows: int, bootstrap: int) -> Figure:
-    value = float(figure(np.arange(rows)))
-    low, high = metrics.interval(figure, rows, rounds=bootstrap) if bootstrap else (float("nan"), float("nan"))
+def figure(of: Callable[[Rows], float], rows: int, bootstrap: int = 400) -> Figure:
+    """A figure of some rows with its bootstrap 95% interval; ``of`` is given the rows' numbers."""
+    value = float(of(np.arange(rows)))
+    low, high = metrics.interval(of, rows, rounds=bootstrap) if bootstrap else (float("nan"), float("nan"))
     return {"value": value, "low": low, "high": high}
 
 
@@ -320,7 +364,7 @@ def domain_report(artifact: Artifact, look: str, table: Table, bootstrap: int = 
         row[DOMAINS[j]] = row.get(DOMAINS[j], 0) + 1
     return {
         "rows": len(rows),
-        "accuracy": _figure(lambda i: float(right[i].mean()), len(rows), bootstrap),
+        "accuracy": figure(lambda i: float(right[i].mean()), len(rows), bootstrap),
         "out_of_distribution": float(found.far.mean()),
         "confusion": confusion,
     }

@@ -102,11 +102,15 @@ def corpus(
     Raises `ValueError` when no row has a score.
     """
     table = tabulate(rows, encoders, work / "rows", progress)
+    return assemble(table, tabulate(read([EVERYDAY]), encoders, work / "everyday", progress))
+
+
+def assemble(table: Table, everyday: Table) -> Corpus:
+    """The corpus of a table of rows and one of the everyday prompts. Raises `ValueError` when no row has a score."""
     if not np.isfinite(table.scores).any():
         raise ValueError("no row has scores: give rows {'id', 'prompt', 'scores': {model: 0..1}}")
     models, scores = labels.with_classes(table.models, table.scores, table.tasks)
     table = _with_hard_priors(replace(table, models=models, scores=scores))
-    everyday = tabulate(read([EVERYDAY]), encoders, work / "everyday", progress)
     weights = np.full(len(everyday), labels.PRIOR_WEIGHT, np.float32)
     scores = labels.everyday_priors(models, everyday.domains)
     return Corpus(table, replace(everyday, models=models, scores=scores, weights=weights))

@@ -31,6 +31,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--leave-out", choices=("task",), help="with --cross-validate: keep each task in one fold")
     parser.add_argument("--labels", type=int, metavar="N", help="with --cross-validate: train on N rows only")
+    parser.add_argument(
+        "--figures", action="store_true", help="every figure the method is held to, from MMLU, GSM8K and fleet rows"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="with --figures or --cross-validate: of folds and training")
     parser.add_argument("--look", choices=("lexical", "static", "full"), default="full", help="how hard to look")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with the encoder's weights")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep vectors here, so that the next run is quick")
@@ -48,17 +52,24 @@ def run(args: argparse.Namespace) -> int:
     from classifiers.encoder import EncoderUnavailable
     from classifiers.evaluate import EvaluationError
 
-    if bool(args.small) != bool(args.large):
+    if bool(args.small) != bool(args.large) and not args.figures:
         print("tierwise evaluate: --small and --large go together", file=sys.stderr)
         return 2
     try:
-        report = _report(args)
+        if args.figures:
+            from router.cli import figures
+            from router.cli.train import work_folder
+
+            with work_folder(args.work) as work:
+                report = figures.run(args, work)
+        else:
+            report = _report(args)
     except (ArtifactError, DataError, EncoderUnavailable, EvaluationError, ValueError, OSError) as error:
         print(f"tierwise evaluate: {error}", file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps(report, indent=1))
-    else:
+    elif not args.figures:
         _print(report)
     return 0
 
@@ -68,7 +79,7 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     from router.cli.train import work_folder
 
     report: dict[str, Any] = {"data": [str(path) for path in args.data], "look": args.look}
-    prices = _prices(args.prices)
+    prices = prices_in(args.prices)
     with work_folder(args.work) as work:
         if args.small:
             pair = _scored(args, work, [args.small, args.large], prices)
@@ -104,9 +115,12 @@ def _scored(args: argparse.Namespace, work: Path, models: list[str], prices: Pri
             folds = (
                 members.group_folds(tasks, args.cross_validate)
                 if args.leave_out
-                else members.fold_of(data.rows.ids, 0, args.cross_validate)
+                else members.fold_of(data.rows.ids, args.seed, args.cross_validate)
             )
-            return evaluate.from_folds(data, args.look, models, prices, folds=folds, labels_at_most=args.labels)
+            settings = members.Settings(seed=args.seed)
+            return evaluate.from_folds(
+                data, args.look, models, prices, folds=folds, labels_at_most=args.labels, settings=settings
+            )
         table = tabulate(read(args.data), encoders, work / "rows", told)
     return evaluate.from_artifact(load(args.artifact or default_artifact()), table, args.look, models, prices)
 
@@ -123,7 +137,8 @@ def _domains(args: argparse.Namespace, work: Path) -> dict[str, Any] | None:
     return evaluate.domain_report(load(args.artifact or default_artifact()), args.look, table)
 
 
-def _prices(path: Path | None) -> Prices:
+def prices_in(path: Path | None) -> Prices:
+    """The prices in a file, none where none is named. Raises `ValueError`."""
     from classifiers.evaluate import Prices
 
     if path is None:
@@ -171,14 +186,20 @@ def _print(report: dict[str, Any]) -> None:
         _print_calibration(console, choice["calibration"])
     if domains := report.get("domains"):
         console.print(f"domain: {_shown(domains['accuracy'])} accuracy on {domains['rows']} rows")
-        names = list(domains["confusion"])
-        table = Table(title="confusion: rows are labels, columns predictions", box=None, padding=(0, 1, 0, 0))
-        table.add_column("", no_wrap=True, min_width=16)
-        for name in names:
-            table.add_column(name[:3], justify="right", no_wrap=True, min_width=3)
-        for name in names:
-            table.add_row(name, *(str(domains["confusion"][name].get(other, "") or "·") for other in names))
-        console.print(table)
+        print_confusion(console, domains["confusion"])
+
+
+def print_confusion(console: Any, confusion: dict[str, dict[str, int]]) -> None:
+    """Print which domains are taken for which."""
+    from rich.table import Table
+
+    table = Table(title="confusion: rows are labels, columns predictions", box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True, min_width=16)
+    for name in confusion:
+        table.add_column(name[:3], justify="right", no_wrap=True, min_width=3)
+    for name, row in confusion.items():
+        table.add_row(name, *(str(row.get(other, "") or "·") for other in confusion))
+    console.print(table)
 
 
 def _print_calibration(console: Any, calibration: dict[str, Any]) -> None:
