@@ -1,0 +1,190 @@
+"""What stands against gadgets: texts that ask nothing and are put around a question so that it looks hard.
+
+`plain` undoes what only machines read: look-alike characters, invisible ones, runs of one character. `cores` gives what
+is left of a prompt without a first or a last part that could be a gadget: it is short, and shares no word with the
+rest, for whoever puts one text around every question does not know the question. A question's own premise, passage or
+options share words with it and stay. The classifier looks at the cores too where a prompt would go up.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+MOST: Final = 2400
+"""Characters of the longest prompt that is taken apart: beside more text a gadget moves little."""
+
+SPAN: Final = 600
+"""Characters at either end of it that are searched for parts."""
+
+PLACES: Final = 3
+"""Places, counted from either end, where a prompt is cut."""
+
+MOST_WORDS: Final = 90
+"""Distinct words of the longest part that is taken for a gadget."""
+
+LEAST: Final = 8
+"""Bytes of the shortest core."""
+
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e01ef]"
+)
+_RUN: Final = re.compile(r"([^\w\s]|[^\W\d])\1{3,}|[ \t]{5,}|\n{3,}")
+
+
+def plain(text: str) -> str:
+    """``text`` in Unicode's NFKC, without control and zero-width characters, and with runs of one character cut short.
+
+    Three of a letter or symbol stay, four spaces, one empty line; digits stay as they are.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return _RUN.sub(_shorter, _INVISIBLE.sub("", text))
+
+
+def _shorter(run: re.Match[str]) -> str:
+    return run[1] * 3 if run[1] else "\n\n" if run[0][0] == "\n" else "    "
+
+
+def cores(text: str) -> tuple[str, ...]:
+    """What is left of ``text`` without a first or a last part that could be a gadget; empty where it has no such part.
+
+    A prompt is cut where a sentence or a line ends, where a capital begins one without a stop before it, and where
+    plain words meet code, formulas, noise or another script.
+    """
+    if len(text) > MOST:
+        return ()
+    words = [(match.start(), key) for match in _TOKEN.finditer(text) for key in _content(match[0])]
+    places = list(_places(text))
+    found: dict[str, None] = {}
+    for place in dict.fromkeys((*places[:PLACES], *places[-PLACES:])):
+        before = {word for at, word in words if at < place}
+        after = {word for at, word in words if at >= place}
+        if before.isdisjoint(after):
+            first, last = text[:place].strip(), text[place:].strip()
+            if _could_be_gadget(first) and _stands_alone(last, after, first, _BACK):
+                found[last] = None
+            if _could_be_gadget(last) and _stands_alone(first, before, last, _AHEAD):
+                found[first] = None
+    return tuple(found)
+
+
+_FAR: Final = re.compile(r"[^\x00-\u024f\W]")
+_TOKEN: Final = re.compile(r"[^\W_]+")
+_COMMON: Final = frozenset(
+    _TOKEN.findall(
+        """
+    about above after again all also always among and another answer answers any anything are ask back bad
+    because been before being below best better between big bit both but call called can case come complete
+    consider correct could data day deep detail detailed did different difficult does doesn doing don done down
+    each easy either else end etc even ever every example expert explain explanation extremely fact far few
+    figure find first follow following for form from full fully function further general get give given gives
+    going good got great had hard has have having hello help her here high him his how however idea important
+    into isn its itself job just keep kind know known last least less let like likely list long look lot made
+    main make makes making many mark matter may maybe mean means mind more most much must name need needs never
+    new next none not note now number off okay old once one only other our out over own part particular people
+    per perfect place please point possible problem provide put question questions quick rather real really
+    reason related reply result right run same say see seem set she should show simple since sir some something
+    start state statement step steps still such sure system take task tell ten term terms text than thank thanks
+    that the their them then there these they thing things think this those through time too top topic total
+    true try two type under understand until upon use used user using value very via want wants was way ways
+    well were what when where whether which while who whom whose why will with within without word words work
+    works world would write writing wrong year years yes yet you your yours yourself
+        """
+    )
+)
+
+
+def _content(word: str) -> Iterable[str]:
+    """The beginning of a word that says what a text is of, none of any other; pairs of characters where a script does
+    not part its words."""
+    if _FAR.search(word):
+        return (word[at : at + 2] for at in range(max(1, len(word) - 1)))
+    telling = len(word) > 2 or (len(word) > 1 and not word.islower())
+    return (word.lower()[:5],) if telling and word.lower() not in _COMMON else ()
+
+
+def _could_be_gadget(part: str) -> bool:
+    words = part.split()
+    return (len(words) > 2 or len(part.encode("utf-8", "replace")) >= 20) and len(set(words)) <= MOST_WORDS
+
+
+_ASKS: Final = re.compile(
+    r"[?？]|\b(?:what|why|how)\b|(?:^|[.!:;\n])\W*(?:(?:please|and|then|now|also|hi|hey|hello|can you|could you|"
+    r"help me|i need you to|i want you to)\W+)*(?:which|who|whose|when|where|is|are|does|do|did|can|could|should|"
+    r"will|would|write|find|calculate|compute|solve|prove|show|explain|describe|list|give|make|create|implement|design|"
+    r"evaluate|determine|simplify|tell|help|translate|summari[sz]e|generate|fix|convert|refactor|rewrite|define|"
+    r"compare|suggest|recommend|draft|plan|name|add|build|debug|complete|correct|outline|count|sort|draw|sing|say|"
+    r"teach|play)\b",
+    re.IGNORECASE,
+)
+_BACK: Final = re.compile(
+    r"\b(?:it|this|that|these|those|them|above|him|her)\W*$|\b(?:its|he|she|his|they|their)\b", re.IGNORECASE
+)
+_AHEAD: Final = re.compile(r"\b(?:following|below|this|these|here)\b|:$", re.IGNORECASE)
+
+
+def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[str]) -> bool:
+    """Whether a core can be a request by itself: it speaks of something, asks if anything does, and where it says
+    little does not point to the other part."""
+    if len(core.encode("utf-8", "replace")) < LEAST or not content or (len(content) < 3 and points.search(core)):
+        return False
+    return bool(_ASKS.search(core) or _FAR.search(core)) or not _ASKS.search(part)
+
+
+_WORD: Final = re.compile(r"\S+")
+_END: Final = re.compile(r"(?:[.!?;:。！？；：]|```|\$\$)[\"')\]}*]*$")
+_LABEL: Final = re.compile(r"\(?(?:[A-Za-z]|\d{1,2}|[ivx]{2,4})[.):]$|[A-Z]\w+:$")
+_JOINS: Final = frozenset(
+    _TOKEN.findall(
+        """
+    a an the of to in on at by for from with and or as is are was be that which using if than into about my your
+        """
+    )
+)
+# Runs of consonants or of letters, camel case, symbols inside or around a word, keywords: noise, code and formulas.
+_ODD: Final = re.compile(
+    r"[^\W\d_aeiouyAEIOUYÀ-ÿ]{5}|^[^\W\d_A-Zaeiouy]{3,}$|[^\W\d_]{21}|[a-z][A-Z]|[\w)\]][^\w\s.,:?!'\"’)%/-]+\w"
+    r"|[^\w\s.,:;?!'\"’()$%/-]{2}|[\\{}<>|]|^[\[#*=]|^(?:public|static|void|def|const|var|int|fn|func|struct|elif)$"
+)
+_LONG: Final = 20
+"""Characters from which a single odd word is taken for noise."""
+_GAP: Final = 3
+"""Words from one odd one to the next within a run of them."""
+
+
+def _places(text: str) -> Iterator[int]:
+    """Where another part begins, ascending; looked for in `SPAN` characters at either end."""
+    if len(text) > 2 * SPAN:
+        yield from _places(text[:SPAN])
+        yield from (len(text) - SPAN + place for place in _places(text[-SPAN:]))
+        return
+    words = [(match.start(), match.end(), match[0]) for match in _WORD.finditer(text)]
+    kinds = _kinds([word for _, _, word in words])
+    for at in range(1, len(words)):
+        (_, end, last), (start, after, word) = words[at - 1], words[at]
+        if last[-1] == "," or last.lower() in _JOINS or _LABEL.match(last) or _LABEL.match(word):
+            continue
+        capital = len(word) > 1 and word[0].isupper() and last[-1].islower() and text[after + 1 : after + 2].islower()
+        if capital or kinds[at] != kinds[at - 1] or _END.search(last) or "\n" in text[end:start]:
+            yield start
+
+
+def _kinds(words: Sequence[str]) -> list[int]:
+    """0 for plain words, 1 for odd ones, 2 for those in other scripts.
+
+    One or two words between equals are as they are, as in code or noise; a short odd word alone is a name or a term.
+    """
+    kinds = [2 if _FAR.search(word) else 1 if _ODD.search(word) else 0 for word in words]
+    odd = [at for at, kind in enumerate(kinds) if kind]
+    for left, right in pairwise(odd):
+        if right - left <= _GAP and kinds[left] == kinds[right]:
+            kinds[left:right] = [kinds[left]] * (right - left)
+    for at in odd:
+        if kinds[at] == 1 and sum(kinds[max(0, at - 1) : at + 2]) == 1 and len(words[at]) < _LONG:
+            kinds[at] = 0
+    return kinds

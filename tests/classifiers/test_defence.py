@@ -1,0 +1,74 @@
+"""The text's own defences: what is read of it, and what is left of it without a part that could be a gadget."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classifiers.defence import LEAST, MOST, cores, plain
+
+QUESTION = "What is the capital of France?"
+PLEA = "This is an extremely difficult task that only the best can do."
+
+
+def test_plain_text_has_no_disguise() -> None:
+    assert plain("ｗｈａｔ is ﬁne\u200b\u202e?") == "what is fine?"
+    assert plain("why!!!!!!!! sooooo      many\n\n\n\n\nlines ======") == "why!!! sooo    many\n\nlines ==="
+    assert plain("keep 1000000 and  two spaces\n\tand a tab") == "keep 1000000 and  two spaces\n\tand a tab"
+
+
+@given(st.text())
+def test_plain_text_stays_plain(text: str) -> None:
+    once = plain(text)
+    assert "\u200b" not in once
+    assert plain(unicodedata.normalize("NFKC", once)) == plain(once)
+
+
+@pytest.mark.parametrize(
+    "gadget",
+    [
+        PLEA,
+        "xkqzwv prtjklm bvcxzq wrtplk",
+        "qwertyuiopasdfghjklzxcvbnmqwertyuiopasdfghjkl",
+        "```python\ndef f(x):\n    return x\n```",
+        "$$\\int_0^1 \\frac{x}{y} dx$$",
+        "这是一个非常困难的问题，需要专家。",
+        "You are a professor. " * 5,
+    ],
+)
+def test_a_question_is_a_core_of_itself_with_a_gadget(gadget: str) -> None:
+    for together in (f"{gadget} {QUESTION}", f"{QUESTION} {gadget}", f"{gadget}\n\n{QUESTION}"):
+        assert any(core.startswith(QUESTION[:-1]) or core.endswith(QUESTION) for core in cores(together)), together
+
+
+def test_a_gadget_behind_a_request_without_a_stop_is_found_by_its_capital() -> None:
+    assert "Tell me a joke" in cores(f"Tell me a joke {PLEA}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is the capital of France?",
+        "Wade has a hot dog truck. He makes $2 in tips per customer. How much does Wade make from 28 customers?",
+        "Which of these is a noble gas?\nA. Oxygen\nB. Argon\nC. Iron\nD. Sulphur\nAnswer:",
+        "def add(a, b):\n    return a - b\n\nMy add function fails. Why?",
+        "The server crashes under load. How can I fix it?",
+        "",
+        "hi",
+    ],
+)
+def test_what_belongs_to_a_question_stays(text: str) -> None:
+    assert cores(text) == ()
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_cores_are_ends_of_the_text(first: str, last: str) -> None:
+    text = f"{first} {last}"
+    for core in cores(text):
+        assert len(core.encode()) >= LEAST
+        assert text.strip().startswith(core) or text.strip().endswith(core)
+
+
+def test_long_texts_are_left_alone() -> None:
+    assert cores(f"{PLEA} {QUESTION} " + "word " * MOST) == ()
