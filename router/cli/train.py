@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,25 @@ from router.cli import cache_dir
 
 if TYPE_CHECKING:
     from classifiers.artifact import Artifact
+    from router.learning import Log
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="FILE", help="rows with scores, .jsonl or .jsonl.gz"
+        "--data", type=Path, nargs="+", default=[], metavar="FILE", help="rows with scores, .jsonl or .jsonl.gz"
+    )
+    parser.add_argument(
+        "--from-ledger", type=Path, nargs="+", default=[], metavar="JOURNAL", help="entries with feedback, as rows too"
+    )
+    parser.add_argument(
+        "--feedback", type=Path, nargs="+", default=[], metavar="FILE", help='lines of {"request_id", "score"}'
+    )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="with --from-ledger: call backends what this policy's tiers are known as",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the artifact to")
     kind = parser.add_mutually_exclusive_group()
@@ -38,15 +52,23 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and save; 1 when rows, encoder or artifact are not to be used. Nothing is half-written."""
+    """Train and save; 1 when rows, encoder or artifact are not to be used, 2 without any. Nothing is half-written."""
     from classifiers.artifact import ArtifactError, save
     from classifiers.datasets import DataError
     from classifiers.encoder import EncoderUnavailable
+    from policies.document import PolicyErrors
+
+    if not args.data and not args.from_ledger:
+        print("tierwise train: nothing to learn from: give --data or --from-ledger", file=sys.stderr)
+        return 2
+    if (args.feedback or args.policy) and not args.from_ledger:
+        print("tierwise train: --feedback and --policy go with --from-ledger", file=sys.stderr)
+        return 2
 
     try:
         with work_folder(args.work) as work, progress() as told:
             artifact = save(_train(args, work, told), args.out)
-    except (ArtifactError, DataError, EncoderUnavailable, ValueError, OSError) as error:
+    except (ArtifactError, DataError, EncoderUnavailable, PolicyErrors, ValueError, OSError) as error:
         print(f"tierwise train: {error}", file=sys.stderr)
         return 1
     print(f"{args.out}: artifact {artifact.id}, {artifact.about['rows']} rows, {len(artifact.models)} success columns")
@@ -100,9 +122,25 @@ def _train(args: argparse.Namespace, work: Path, told: Callable[[str, int, int |
     from classifiers.datasets import read, sha256
 
     encoders = encoders_for(args.look, args.encoder, args.weights)
-    about = {"code": version("tierwise"), "data": {path.name: sha256(path) for path in sorted(args.data)}}
+    about: dict[str, Any] = {
+        "code": version("tierwise"),
+        "data": {path.name: sha256(path) for path in sorted(args.data)},
+    }
+    rows = read(args.data)
+    if args.from_ledger:
+        log = _log(args)
+        about["ledger"] = log.about()
+        rows = chain(rows, log.rows())
     if args.onboard is not None:
-        return onboard.onboard(load(args.onboard), read(args.data), encoders, work, told)
+        return onboard.onboard(load(args.onboard), rows, encoders, work, told)
     if args.default:
         return train.train_default(sorted(args.data), encoders, work, told, about)
-    return train.train(read(args.data), encoders, work, members.Settings(seed=args.seed), told, about)
+    return train.train(rows, encoders, work, members.Settings(seed=args.seed), told, about)
+
+
+def _log(args: argparse.Namespace) -> Log:
+    from router.learning import Log, names_in
+    from router.settings import load_policy
+
+    names = names_in(load_policy(args.policy).policy) if args.policy else {}
+    return Log(args.from_ledger, args.feedback, names)

@@ -56,7 +56,7 @@ def read(body: bytes, key_id: str, at: float) -> Feedback:
 
 
 def judged(journals: Sequence[Path], files: Sequence[Path] = ()) -> Iterator[tuple[Entry, float]]:
-    """Every entry of some journals with the latest score that counts for it, by journal, oldest first.
+    """Every entry of some journals, once, with the latest score that counts for it; by journal, oldest first.
 
     Feedback may lie in another journal than its entry, since clients give it to whichever proxy answers them, or in
     JSON-lines ``files``, which count for every key and over what the journals say. Memory does not grow with the
@@ -70,6 +70,7 @@ def judged(journals: Sequence[Path], files: Sequence[Path] = ()) -> Iterator[tup
                     _know(db, db.execute("SELECT id, key_id, at, score FROM journal.feedback"))
         for file in files:
             _know(db, ((f.request_id, f.key_id, f.at, f.score) for f in _lines(file)))
+        db.execute("CREATE TABLE told (id TEXT PRIMARY KEY)")
         for journal in journals:
             with _attached(db, journal):
                 yield from _joined(db, journal)
@@ -89,15 +90,14 @@ def _joined(db: sqlite3.Connection, journal: Path) -> Iterator[tuple[Entry, floa
     query = (
         "SELECT number, body, key_id, score FROM journal.entries JOIN known USING (id) ORDER BY number, known.at DESC"
     )
-    last = -1
     with closing(db.execute(query)) as rows:
         for number, body, key_id, score in rows:
             try:
                 entry = codec.decode(bytes(body))
             except ValueError as error:
                 raise FeedbackError(f"{journal}, entry {number}: cannot be read: {error}") from error
-            if number != last and key_id in (ANYBODY, entry.key_id):
-                last = number
+            heard = key_id in (ANYBODY, entry.key_id)
+            if heard and db.execute("INSERT OR IGNORE INTO told VALUES (?)", (entry.id,)).rowcount:
                 yield entry, score
 
 
