@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from classifiers.defence import plain
 from classifiers.language import detect
 from policies.values import Features
 
@@ -38,8 +39,8 @@ def extract(
 ) -> Features:
     """Read the facts off a validated chat body; unknown or misshapen fields count as absent.
 
-    ``text`` holds what users wrote, oldest first, trimmed to `MAX_TEXT` characters with the newest turns kept; tool
-    output, system text and the assistant's own words never enter it. ``input_tokens`` leans high (see
+    ``text`` holds what users wrote, in its `plain` form, oldest first, trimmed to `MAX_TEXT` characters with the newest
+    turns kept; tool output, system text and the assistant's own words never enter it. ``input_tokens`` leans high (see
     `estimate_tokens`) and covers everything that would be sent, tools and schemas included. Language and code are not
     looked for unless ``reads_text``.
     """
@@ -49,7 +50,7 @@ def extract(
     parts = [p for m in messages for p in _parts(m.get("content"))]
     images = sum(p.get("type") in _IMAGE_PARTS for p in parts)
     tools = bool(_list(body.get("tools")) or _list(body.get("functions")))
-    last = trim(user[-1], MAX_TEXT) if user else ""
+    last = plain(trim(user[-1], MAX_TEXT)) if user else ""
     text = _newest(user, MAX_TEXT)
     return Features(
         model=_str(body.get("model")) or "auto",
@@ -100,7 +101,7 @@ def _newest(turns: Sequence[str], limit: int) -> str:
     for turn in reversed(turns):
         if room <= 0:
             break
-        piece = trim(turn, room)
+        piece = plain(trim(turn, room))
         if piece:
             kept.append(piece)
             room -= len(piece) + 1
