@@ -84,8 +84,9 @@ def _obstacles(
     if asked is not None and cap is not None and asked > cap:
         yield Obstacle(Kind.OUTPUT_CAP, f"answers at most {cap:,} tokens, {asked:,} were asked for")
     needed = features.input_tokens + (ROOM_FOR_ANSWER if asked is None else asked)
-    if backend.context_window is not None and needed > backend.context_window:
-        yield Obstacle(Kind.CONTEXT, f"has a window of {backend.context_window:,} tokens, {needed:,} are needed")
+    window = backend.context_window if backend.context_window is not None else view.windows.get(backend.name)
+    if window is not None and needed > window:
+        yield Obstacle(Kind.CONTEXT, f"has a window of {window:,} tokens, {needed:,} are needed")
     for rule in excluding:
         if rule.exclude is not None and (why := excluded_by(rule.exclude, tier, backend)) is not None:
             yield Obstacle(Kind.EXCLUDED, f"is excluded by rule {rule.name!r} ({why})")

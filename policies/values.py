@@ -155,7 +155,8 @@ class View:
     ``exceeded`` names budgets that this request would overrun. ``spent_today`` is dollars since midnight. ``draw`` is a
     uniform number in [0, 1) for logged exploration. An exceeded budget of scope ``tier`` or ``model`` is named with
     what it limits, as ``name/target``. ``engines`` has what fresh metrics say, by backend. ``warm`` is how many of the
-    request's leading tokens a backend probably has in its prefix cache.
+    request's leading tokens a backend probably has in its prefix cache. ``windows`` has the context windows, in tokens,
+    that servers tell of themselves where the policy states none, by backend.
     """
 
     now: datetime
@@ -167,6 +168,7 @@ class View:
     draw: float = 1.0
     engines: Mapping[str, EngineView] = field(default_factory=dict)
     warm: Mapping[str, int] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from router.health import keep_asking
 class Fleet:
     """Scrapes the engines that have metrics, and models the prefix caches of tiers with more than one backend.
 
-    Asks backends whether they are well, where the policy says how often.
+    Asks servers for the windows that the policy does not state, and backends whether they are well, where the policy
+    says how often.
     """
 
     def __init__(self, dispatcher: Dispatcher, policy: Policy) -> None:
@@ -40,6 +41,10 @@ class Fleet:
     def weighed(self) -> dict[str, EngineView]:
         """The same of backends that share a tier: what a choice among them weighs, and is replayed from."""
         return {name: view for name in self._weighed if (s := self.scrapers.get(name)) and (view := s.view) is not None}
+
+    def windows(self) -> dict[str, int]:
+        """The context windows that servers tell and the policy does not, by backend."""
+        return {name: window for name, scraper in self.scrapers.items() if (window := scraper.window) is not None}
 
     def trace(self, body: Mapping[str, Any]) -> Trace:
         """The prompt's blocks, or none where no tier has a choice to make by them."""
@@ -71,7 +76,8 @@ def _scrapers(dispatcher: Dispatcher, policy: Policy, affinity: Affinity) -> dic
     loop, found = asyncio.get_running_loop(), {}
     for name, lane in dispatcher.lanes.items():
         engine, backend = engine_of(lane.backend.config.kind), lane.backend
-        if not policy.scrape.enabled or engine.metrics is None or not isinstance(backend, OpenAI):
+        tells = engine.metrics is not None or (bool(engine.window) and backend.config.context_window is None)
+        if not policy.scrape.enabled or not tells or not isinstance(backend, OpenAI):
             continue
         found[name] = Scraper(
             name,

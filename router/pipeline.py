@@ -236,6 +236,7 @@ class Pipeline:
             draw=random(),
             engines=self.fleet.weighed(),
             warm=self.fleet.warm(prompt),
+            windows=self.fleet.windows(),
         )
 
     def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""What a server says that it serves (``GET /v1/models``), and where that differs from what the policy says."""
+"""What a server says that it serves (``GET /v1/models``): what the policy leaves open, and where the two differ."""
 
 from __future__ import annotations
 
@@ -51,17 +51,25 @@ def _at(model: object, path: str) -> object:
     return model
 
 
+def window_of(model: str, served: tuple[Served, ...]) -> int | None:
+    """The context window of a model on offer, an adapter's being its base's; None where the server tells none."""
+    by_name = {each.id: each for each in served}
+    found = by_name.get(model)
+    if found is not None and found.window is None and found.base is not None:
+        found = by_name.get(found.base, found)
+    return None if found is None else found.window
+
+
 def differences(backend: Backend, served: tuple[Served, ...]) -> Iterator[str]:
     """What the policy says of a backend and its server denies, as sentences."""
     if not served:
         return
-    found = next((model for model in served if model.id == backend.model), None)
-    if found is None:
+    if all(model.id != backend.model for model in served):
         yield f"it does not list the model {backend.model!r}; it has {listing([model.id for model in served])}"
-    elif found.window is not None and (stated := backend.context_window) is not None and stated > found.window:
-        yield f"the policy states a window of {stated:,} tokens, the server has {found.window:,}"
-    elif found.window is not None and stated is None:
-        yield f"the policy states no context_window; the server has {found.window:,} tokens"
+        return
+    window, stated = window_of(backend.model, served), backend.context_window
+    if window is not None and stated is not None and stated > window:
+        yield f"the policy states a window of {stated:,} tokens, the server has {window:,}"
 
 
 class Discovery:
@@ -72,9 +80,22 @@ class Discovery:
         self.served: tuple[Served, ...] = ()
         self.differences: tuple[str, ...] = ()
 
+    @property
+    def window(self) -> int | None:
+        """The context window in tokens that the server tells and the policy does not; None where it is not known."""
+        return None if self._backend.context_window is not None else window_of(self._backend.model, self.served)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters (LoRA) that the server has beside its base models."""
+        return tuple(model.id for model in self.served if model.base is not None)
+
     async def look(self, fetch: Callable[[str, int], Awaitable[bytes]]) -> None:
         """Ask the server. Raises `UpstreamError`."""
+        before = self.window
         self.served = read_models(self._engine, await fetch("models", LARGEST))
+        if self.window is not None and self.window != before:
+            log.info("%s: its server tells a context window of %s tokens", self._backend.name, f"{self.window:,}")
         found = tuple(differences(self._backend, self.served))
         for difference in found:
             if difference not in self.differences:

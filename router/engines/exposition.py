@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.engines.engine import SHARES, Engine
+from router.engines.engine import FACTORS, SHARES, Engine
 
 LARGEST = 8 * 1024 * 1024
 """The most bytes of a metrics page."""
@@ -19,7 +19,7 @@ LARGEST = 8 * 1024 * 1024
 _REPLICAS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
 """Labels in which the ranks of one model differ that all tell the same of it."""
 
-_MEANS = SHARES | {"tokens_per_pass"}
+_MEANS = SHARES | {"tokens_per_pass", "block_tokens"}
 _NAME = re.compile(r"(?:# TYPE )?([a-zA-Z_:][a-zA-Z0-9_:]*)")
 _SUFFIX = re.compile(r"_(?:total|sum|count)$")
 
@@ -48,6 +48,9 @@ def read(engine: Engine, page: bytes) -> Mapping[str, float]:
                 break
     if engine.cache_info is not None and (tokens := _product(samples, *engine.cache_info)) is not None:
         found["kv_tokens"] = tokens
+    factors = [found.pop(name, None) for name in FACTORS]
+    if all(factors):
+        found["kv_tokens"] = math.prod(filter(None, factors))
     return found
 
 

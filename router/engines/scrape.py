@@ -23,10 +23,10 @@ Fetch = Callable[[str, int], Awaitable[bytes]]
 
 
 class Scraper:
-    """Reads one backend's metrics at an interval. ``problem`` says why the latest reading failed, if it did.
+    """Reads one backend's metrics at an interval, where its kind has any, and looks at its models when it comes up.
 
-    ``in_flight`` gives the requests that this proxy has there; ``clock`` gives seconds; ``on_restart`` is told when the
-    engine has started again.
+    ``problem`` says why the latest reading failed, if it did. ``in_flight`` gives the requests that this proxy has
+    there; ``clock`` gives seconds; ``on_restart`` is told when the engine has started again.
     """
 
     def __init__(
@@ -66,8 +66,15 @@ class Scraper:
             "speculation": asdict(told) if view is not None and (told := watch(view)) else None,
             "problem": self.problem,
             "models": [asdict(model) for model in discovery.served] if discovery else [],
+            "adapters": list(discovery.adapters) if discovery else [],
+            "window": self.window,
             "differences": list(discovery.differences) if discovery else [],
         }
+
+    @property
+    def window(self) -> int | None:
+        """The context window that the server tells where the policy does not; None where it is not known."""
+        return self._discovery.window if self._discovery else None
 
     async def run(self) -> None:
         """Read for ever, starting now."""
@@ -77,10 +84,11 @@ class Scraper:
 
     async def scrape(self) -> None:
         """Read once. Never raises; a failed reading leaves the one before until that is stale."""
-        was, path = self.problem, self._engine.metrics or "/metrics"
+        was, path = self.problem, self._engine.metrics
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._read(path)
+            if path is not None:
+                async with asyncio.timeout(self._timeout):
+                    await self._read(path)
             self.problem = ""
         except TimeoutError:
             self.problem = f"no metrics within {self._timeout:g} s"

@@ -1,35 +1,35 @@
-"""SGLang (docs.sglang.io, "Production Metrics").
+"""SGLang (its documentation, "Production Metrics", main at 004813e1; metrics collector of v0.5.5 to main).
 
 Tells its metrics only with a flag. Cached tokens stand in usage only with another. ``cache_hit_rate`` is of the latest
-prefill batch. Each rank of a tensor-parallel group may report the same numbers under its own ``tp_rank``. Some versions
-write the prefix ``sglang_`` in place of ``sglang:``.
+prefill batch, so counters of tokens come first where there are any: ``prompt_tokens`` counts cached ones too, and
+``cached_tokens`` has one sample for each place they came from. Each rank of a tensor-parallel group may report the same
+numbers under its own ``tp_rank``. Without a draft it tells an acceptance length of 0. Some versions write the prefix
+``sglang_`` in place of ``sglang:``.
 """
 
-from router.engines.engine import Engine
-
-
-def _both(name: str) -> tuple[str, ...]:
-    return (f"sglang:{name}", f"sglang_{name}")
-
+from router.engines.engine import Engine, prefixed
 
 ENGINE = Engine(
     base_url="http://127.0.0.1:30000/v1",
     health="/health",
     metrics="/metrics",
-    names={
-        "waiting": _both("num_queue_reqs"),
-        "running": _both("num_running_reqs"),
-        "kv_use": _both("token_usage"),
-        "kv_tokens": _both("max_total_num_tokens"),
-        "prefix_hit_rate": _both("cache_hit_rate"),
-        "draft_acceptance": _both("spec_accept_rate"),
-        "tokens_per_pass": _both("spec_accept_length"),
-        "tokens_per_second": _both("gen_throughput"),
-        "ttft_seconds": _both("time_to_first_token_seconds_sum"),
-        "ttft_count": _both("time_to_first_token_seconds_count"),
-        "generated": _both("generation_tokens"),
-        "prefilled": _both("prompt_tokens"),
-    },
+    names=prefixed(
+        "sglang:",
+        "sglang_",
+        waiting="num_queue_reqs",
+        running="num_running_reqs",
+        kv_use="token_usage",
+        kv_tokens="max_total_num_tokens",
+        prefix_hits="cached_tokens",
+        prefix_queries="prompt_tokens",
+        prefix_hit_rate="cache_hit_rate",
+        draft_acceptance="spec_accept_rate",
+        tokens_per_pass="spec_accept_length",
+        tokens_per_second="gen_throughput",
+        ttft_seconds="time_to_first_token_seconds_sum",
+        ttft_count="time_to_first_token_seconds_count",
+        generated="generation_tokens",
+    ),
     flags={"metrics": "--enable-metrics", "cached tokens": "--enable-cache-report"},
     window=("max_model_len",),
     context_errors=(

@@ -46,21 +46,26 @@ class History:
         now = self._readings[-1].values
         gauges = {name: now.get(name) for name in GAUGES}
         requests = [count for count in (gauges["waiting"], gauges["running"]) if count is not None]
-        queries = self._grown("prefix_queries")
-        if queries is None and (missed := self._grown("prefix_misses")) is not None:
-            queries = missed + (self._grown("prefix_hits") or 0.0)
+        if (told := gauges["tokens_per_pass"]) is not None and told < 1:
+            # Every pass yields the target's own token: less is what an engine says that drafts nothing.
+            gauges |= {"tokens_per_pass": None, "draft_acceptance": None}
+        hits, missed, queries = (self._grown(f"prefix_{name}") for name in ("hits", "misses", "queries"))
+        if queries is None and missed is not None:
+            queries = missed + (hits or 0.0)
+        elif missed is None and queries is not None and hits is not None:
+            missed = max(0.0, queries - hits)
         accepted, drafts = self._grown("accepted"), self._grown("drafts")
         per_pass = _ratio(accepted, drafts)
         derived = {
             "elsewhere": max(0.0, sum(requests) - ours) if requests else None,
-            "prefix_hit_rate": _share(self._grown("prefix_hits"), queries),
+            "prefix_hit_rate": _share(hits, queries),
             "draft_acceptance": _share(accepted, self._grown("drafted")),
             "draft_length": _ratio(self._grown("drafted"), drafts),
             "first_acceptance": _share(self._grown("accepted_first"), drafts),
             "tokens_per_pass": None if per_pass is None else 1 + per_pass,
             "ttft_ms": _thousand(_ratio(self._grown("ttft_seconds"), self._grown("ttft_count"))),
             "tokens_per_second": _ratio(self._grown("generated", since_start=False), self._seconds()),
-            "prefill_tokens_per_second": _ratio(self._grown("prefilled"), self._grown("prefill_seconds")),
+            "prefill_tokens_per_second": _ratio(missed, self._grown("prefill_seconds")),
         }
         return EngineView(**{**gauges, **{name: value for name, value in derived.items() if value is not None}})
 

@@ -86,6 +86,9 @@ SGLANG = """\
 # HELP sglang:prompt_tokens_total Number of prefill tokens processed.
 # TYPE sglang:prompt_tokens_total counter
 sglang:prompt_tokens_total{model_name="llama"} 8.128902e+06
+# HELP sglang:cached_tokens_total Number of cached prompt tokens.
+# TYPE sglang:cached_tokens_total counter
+sglang:cached_tokens_total{cache_source="device",model_name="llama"} 4.064451e+06
 # HELP sglang:generation_tokens_total Number of generation tokens processed.
 # TYPE sglang:generation_tokens_total counter
 sglang:generation_tokens_total{model_name="llama"} 7.557572e+06
@@ -122,6 +125,24 @@ sglang:time_to_first_token_seconds_bucket{le="+Inf",model_name="llama"} 100.0
 sglang:time_to_first_token_seconds_count{model_name="llama"} 100.0
 """
 
+SGLANG_OLD = """\
+# HELP sglang:prompt_tokens_total Number of prefill tokens processed.
+# TYPE sglang:prompt_tokens_total counter
+sglang:prompt_tokens_total{model_name="llama"} 8.128902e+06
+# HELP sglang:num_running_reqs The number of running requests
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{model_name="llama"} 3.0
+# HELP sglang:cache_hit_rate The cache hit rate
+# TYPE sglang:cache_hit_rate gauge
+sglang:cache_hit_rate{model_name="llama"} 0.75
+# HELP sglang:spec_accept_rate The acceptance rate of speculative decoding.
+# TYPE sglang:spec_accept_rate gauge
+sglang:spec_accept_rate{model_name="llama"} 0.0
+# HELP sglang:spec_accept_length The average acceptance length of speculative decoding.
+# TYPE sglang:spec_accept_length gauge
+sglang:spec_accept_length{model_name="llama"} 0.0
+"""
+
 SGLANG_UNDERSCORE = SGLANG.replace("sglang:", "sglang_")
 
 TENSORRT_LLM = """\
@@ -137,6 +158,33 @@ trtllm_kv_cache_utilization{engine_type="undefined",model_name="llama"} 0.4
 # HELP trtllm_kv_cache_hit_rate KV cache hit rate.
 # TYPE trtllm_kv_cache_hit_rate gauge
 trtllm_kv_cache_hit_rate{engine_type="undefined",model_name="llama"} 0.3
+# HELP trtllm_kv_cache_max_blocks Maximum number of KV cache blocks
+# TYPE trtllm_kv_cache_max_blocks gauge
+trtllm_kv_cache_max_blocks{engine_type="undefined",model_name="llama"} 2000.0
+# HELP trtllm_kv_cache_tokens_per_block Tokens per KV cache block
+# TYPE trtllm_kv_cache_tokens_per_block gauge
+trtllm_kv_cache_tokens_per_block{engine_type="undefined",model_name="llama"} 32.0
+# HELP trtllm_prompt_tokens_total Prompt tokens.
+# TYPE trtllm_prompt_tokens_total counter
+trtllm_prompt_tokens_total{engine_type="undefined",model_name="llama"} 1800.0
+# HELP trtllm_prompt_cached_tokens_total Prompt tokens served from KV cache.
+# TYPE trtllm_prompt_cached_tokens_total counter
+trtllm_prompt_cached_tokens_total{engine_type="undefined",model_name="llama"} 450.0
+# HELP trtllm_spec_decode_drafted_tokens_total Drafted tokens per position.
+# TYPE trtllm_spec_decode_drafted_tokens_total counter
+trtllm_spec_decode_drafted_tokens_total{engine_type="undefined",model_name="llama",token_position="0"} 100.0
+trtllm_spec_decode_drafted_tokens_total{engine_type="undefined",model_name="llama",token_position="1"} 100.0
+# HELP trtllm_spec_decode_accepted_tokens_total Accepted tokens per position.
+# TYPE trtllm_spec_decode_accepted_tokens_total counter
+trtllm_spec_decode_accepted_tokens_total{engine_type="undefined",model_name="llama",token_position="0"} 60.0
+# HELP trtllm_spec_decode_acceptance_length Acceptance length
+# TYPE trtllm_spec_decode_acceptance_length gauge
+trtllm_spec_decode_acceptance_length{engine_type="undefined",model_name="llama"} 1.5
+# HELP trtllm_request_prefill_time_seconds Time of prefill.
+# TYPE trtllm_request_prefill_time_seconds histogram
+trtllm_request_prefill_time_seconds_bucket{engine_type="undefined",le="+Inf",model_name="llama"} 4.0
+trtllm_request_prefill_time_seconds_count{engine_type="undefined",model_name="llama"} 4.0
+trtllm_request_prefill_time_seconds_sum{engine_type="undefined",model_name="llama"} 0.5
 # HELP trtllm_spec_decode_num_draft_tokens_total Draft tokens proposed.
 # TYPE trtllm_spec_decode_num_draft_tokens_total counter
 trtllm_spec_decode_num_draft_tokens_total{engine_type="undefined",model_name="llama"} 400.0
@@ -149,6 +197,15 @@ trtllm_time_to_first_token_seconds_bucket{engine_type="undefined",le="+Inf",mode
 trtllm_time_to_first_token_seconds_count{engine_type="undefined",model_name="llama"} 4.0
 trtllm_time_to_first_token_seconds_sum{engine_type="undefined",model_name="llama"} 1.0
 """
+
+TENSORRT_LLM_OLD = """\
+# HELP trtllm:time_to_first_token_seconds Time to first token.
+# TYPE trtllm:time_to_first_token_seconds histogram
+trtllm:time_to_first_token_seconds_bucket{engine_type="undefined",le="+Inf",model_name="llama"} 4.0
+trtllm:time_to_first_token_seconds_count{engine_type="undefined",model_name="llama"} 4.0
+trtllm:time_to_first_token_seconds_sum{engine_type="undefined",model_name="llama"} 1.0
+"""
+"""Version 1.1 as Dynamo 0.7 passes it on: nothing of iterations."""
 
 DYNAMO = TENSORRT_LLM.replace("trtllm_", "trtllm:")
 

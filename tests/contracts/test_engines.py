@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 
 import orjson
@@ -9,8 +10,8 @@ import pytest
 
 from policies.values import EngineView
 from router.engines import ENGINES, exposition
-from router.engines.discovery import Served, differences, read_models
-from router.engines.engine import COUNTERS, GAUGES
+from router.engines.discovery import Discovery, Served, differences, read_models
+from router.engines.engine import COUNTERS, FACTORS, GAUGES
 from router.engines.view import History, Reading
 from router.errors import from_response
 from router.stream import whole
@@ -23,25 +24,31 @@ SAID = {
         pages.VLLM,
         EngineView(
             waiting=3, running=8, elsewhere=10, kv_use=0.25, kv_tokens=32768, prefix_hit_rate=0.4, draft_acceptance=0.5,
-            draft_length=3, first_acceptance=0.7, tokens_per_pass=2.5, ttft_ms=200, prefill_tokens_per_second=2000,
+            draft_length=3, first_acceptance=0.7, tokens_per_pass=2.5, ttft_ms=200, prefill_tokens_per_second=1200,
         ),
     ),
     "vllm v0": (pages.VLLM_V0, EngineView(waiting=1, running=2, elsewhere=2, kv_use=0.5, draft_acceptance=0.6)),
     "sglang": (
         pages.SGLANG,
         EngineView(
-            waiting=4, running=16, elsewhere=19, kv_use=0.28, kv_tokens=120_000, prefix_hit_rate=0.75,
+            waiting=4, running=16, elsewhere=19, kv_use=0.28, kv_tokens=120_000, prefix_hit_rate=0.5,
             draft_acceptance=0.5, tokens_per_pass=2.5, ttft_ms=300, tokens_per_second=1900,
         ),
     ),
     "sglang with underscores": (pages.SGLANG_UNDERSCORE, None),
+    "sglang before counters, without a draft": (
+        pages.SGLANG_OLD, EngineView(running=3, elsewhere=2, prefix_hit_rate=0.75)
+    ),
     "tensorrt-llm": (
         pages.TENSORRT_LLM,
         EngineView(
-            waiting=2, running=5, elsewhere=6, kv_use=0.4, prefix_hit_rate=0.3, draft_acceptance=0.25, ttft_ms=250
+            waiting=2, running=5, elsewhere=6, kv_use=0.4, kv_tokens=64_000, prefix_hit_rate=0.25,
+            draft_acceptance=0.25, draft_length=4, first_acceptance=0.6, tokens_per_pass=2, ttft_ms=250,
+            prefill_tokens_per_second=2700,
         ),
     ),
     "tensorrt-llm under dynamo": (pages.DYNAMO, None),
+    "tensorrt-llm 1.1": (pages.TENSORRT_LLM_OLD, EngineView(ttft_ms=250)),
     "llamacpp": (
         pages.LLAMACPP,
         EngineView(
@@ -119,6 +126,8 @@ vllm:cache_config_info{block_size="16",num_gpu_blocks="100",engine="1"} 1
     assert exposition.read(ENGINES["vllm"], page.encode()) == {"running": 12, "kv_use": 0.5, "kv_tokens": 3200}
     ranks = "".join(f'sglang:num_queue_reqs{{tp_rank="{t}",dp_rank="{d}"}} {3 + d}\n' for t in (0, 1) for d in (0, 1))
     assert exposition.read(ENGINES["sglang"], ranks.encode()) == {"waiting": 7}
+    places = "".join(f'sglang:cached_tokens_total{{cache_source="{place}"}} 4\n' for place in ("device", "host"))
+    assert exposition.read(ENGINES["sglang"], places.encode()) == {"prefix_hits": 8}
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-1"])
@@ -134,7 +143,7 @@ def test_cache_info_that_is_not_a_number_is_unknown() -> None:
 
 @pytest.mark.parametrize(("kind", "engine"), ENGINES.items())
 def test_an_engine_names_only_what_is_read(kind: str, engine: object) -> None:
-    assert ENGINES[kind].names.keys() <= GAUGES | COUNTERS
+    assert ENGINES[kind].names.keys() <= GAUGES | COUNTERS | FACTORS
     assert asdict(EngineView()).keys() >= GAUGES
     assert bool(ENGINES[kind].names) == (ENGINES[kind].metrics is not None)
 
@@ -166,6 +175,10 @@ MODELS = {
         (Served("tiny", 2048),),
     ),
     "ollama": (b'{"object": "list", "data": [{"id": "qwen2.5:7b", "owned_by": "library"}]}', (Served("qwen2.5:7b"),)),
+    "openai": (
+        b'{"data": [{"id": "a", "context_window": 131072}, {"id": "b", "context_length": 8192}, {"id": "c"}]}',
+        (Served("a", 131072), Served("b", 8192), Served("c")),
+    ),
     "tgi": (b'{"object": "list", "data": [{"id": "tgi", "owned_by": "hf"}]}', (Served("tgi"),)),
 }
 
@@ -190,8 +203,30 @@ def test_a_policy_that_says_otherwise_than_its_server_is_told() -> None:
     assert "other" in missing
     [smaller] = differences(backend, (Served("tiny", 128),))
     assert "400 tokens, the server has 128" in smaller
-    unstated = backend.model_copy(update={"context_window": None})
-    assert "no context_window" in next(differences(unstated, (Served("tiny", 128),)))
+
+
+def looked(body: bytes, **stated: object) -> Discovery:
+    discovery = Discovery(config("vllm", "http://127.0.0.1:1/v1").model_copy(update=stated), ENGINES["vllm"])
+
+    async def fetch(path: str, largest: int) -> bytes:
+        return body
+
+    asyncio.run(discovery.look(fetch))
+    return discovery
+
+
+def test_a_window_is_taken_from_the_server_where_the_policy_states_none() -> None:
+    """What the policy states wins; an adapter has its base's window; what nobody tells stays unknown."""
+    body, _ = MODELS["vllm"]
+    assert looked(body, model="qwen", context_window=None).window == 32768
+    assert looked(body, model="sql", context_window=None).window == 32768
+    assert looked(body, model="qwen", context_window=16384).window is None
+    assert looked(body, model="gone", context_window=None).window is None
+    assert looked(b'{"data": [{"id": "qwen"}]}', model="qwen", context_window=None).window is None
+    assert looked(b'{"data": [{"id": "a", "parent": "b"}]}', model="a", context_window=None).window is None
+    assert looked(body, model="qwen", context_window=None).differences == ()
+    assert len(looked(body, model="sql", context_window=65536).differences) == 1
+    assert looked(body).adapters == ("sql",)
 
 
 STREAM_ENDS = {
