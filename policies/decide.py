@@ -372,6 +372,8 @@ def _about(case: _Case) -> Iterator[str]:
     if signals.knows_domain:
         graded = "" if signals.complexity is None else f", complexity {signals.complexity:.2f} ({signals.band})"
         yield f"domain {signals.domain}{graded}"
+    if signals.aside:
+        yield f"{signals.aside} characters set aside: they ask nothing, and only made the request look hard"
     if signals.missing:
         yield f"signals are incomplete ({'; '.join(signals.missing)}): leaning to {case.policy.baseline}"
     if signals.ood:

@@ -82,7 +82,8 @@ class Signals:
     ``complexity`` is the predicted chance, 0..1, that a 7B-class model fails. ``success`` is keyed by tier name, by
     ``tier/backend`` for backends that state what they are, and empty when nothing is known. ``ood`` says that the
     request is far from everything the artifact was trained on.
-    ``missing`` lists why something is absent or late; a policy then leans to the baseline (invariant 5).
+    ``missing`` lists why something is absent or late; a policy then leans to the baseline (invariant 5). ``aside`` is
+    how many characters around the question were left out of account: they ask nothing, and only made it look hard.
     """
 
     domain: str = "other"
@@ -93,6 +94,7 @@ class Signals:
     look: Look = "lexical"
     artifact: str = ""
     missing: tuple[str, ...] = ()
+    aside: int = 0
 
     @property
     def knows_domain(self) -> bool:

@@ -157,6 +157,14 @@ def test_missing_late_and_foreign_signals_route_up(known: Signals | None, said: 
     assert said in decision.reasons
 
 
+def test_what_was_set_aside_is_said_and_changes_nothing_else() -> None:
+    plain, aside = (decide(a_policy(), PLAIN, replace(some_signals(), aside=n), a_view()) for n in (0, 40))
+    assert set(aside.reasons) - set(plain.reasons) == {
+        "40 characters set aside: they ask nothing, and only made the request look hard"
+    }
+    assert aside.steps == plain.steps
+
+
 @pytest.mark.parametrize(
     ("model", "tier", "backends"),
     [("tier/small", "small", ["small-1", "small-2", "large-1"]), ("code-1", "code", ["code-1"]),
