@@ -57,6 +57,10 @@ class Encoder(Protocol):
     def dimension(self) -> int:
         """Length of one vector."""
 
+    @property
+    def runtime(self) -> str:
+        """What computes the vectors, and on what. One space may be computed by several, to a cosine of 0.99."""
+
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Vectors of shape (len(texts), dimension), float32, each of length 1 and independent of the others."""
 
@@ -113,6 +117,7 @@ class OnnxEncoder:
         self._pieces = word_pieces(tokenizer)
         self._threads = threads
         self.name = name
+        self.runtime = "ONNX Runtime on cpu"
         self.dimension: int = self._session.get_outputs()[0].shape[1]
 
     def encode(self, texts: Sequence[str]) -> Vectors:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -15,16 +16,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from classifiers.encoder import EncoderUnavailable, OnnxEncoder, WordPieces
+from classifiers.encoder import Encoder, EncoderUnavailable, OnnxEncoder, WordPieces
 from classifiers.static import StaticEncoder, distil
 
 BUILD = "2"
 """Changes when the files that `prepare` writes change, so that an older cache is rebuilt rather than read."""
 
 Progress = Callable[[str, float], None]
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where the full encoder may run; ``auto`` is on a GPU where one is there."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Encoders:
     """The two looks, ready to encode. They are different spaces; never compare a vector of one with the other's."""
 
     static: StaticEncoder
-    full: OnnxEncoder
+    full: Encoder
 
 
 class DamagedFile(EncoderUnavailable):
@@ -121,9 +128,34 @@ def verify(cache_dir: Path, pin: Pin = MINILM) -> Prepared:
     return Prepared(folder / "encoder.onnx", folder / "tokenizer.json", folder / "static.npy", sha256)
 
 
-def load(cache_dir: Path, threads: int = 1, pin: Pin = MINILM) -> Encoders:
-    """Both looks from a prepared cache, verified. Raises `EncoderUnavailable`."""
-    return Encoders(static=load_static(cache_dir, pin), full=load_full(cache_dir, threads, pin))
+def load(
+    cache_dir: Path, threads: int = 1, pin: Pin = MINILM, device: Device = "cpu", weights: Path | None = None
+) -> Encoders:
+    """Both looks from a prepared cache, verified; the full one where `on_device` says. Raises `EncoderUnavailable`."""
+    full = on_device(device, weights, pin) or load_full(cache_dir, threads, pin)
+    return Encoders(static=load_static(cache_dir, pin), full=full)
+
+
+def on_device(device: Device, weights: Path | None = None, pin: Pin = MINILM) -> Encoder | None:
+    """The full look with torch on a GPU, where ``device`` allows it and one is there; None where it stays on a CPU.
+
+    Its vectors are of the same space. Torch wants the encoder's settings beside its weights, as the installed package
+    has them. With ``auto``, what is in the way is logged; with ``cuda`` it raises `EncoderUnavailable`.
+    """
+    from classifiers import torch_encoder
+
+    if device == "cpu" or (device == "auto" and not torch_encoder.gpu()):
+        return None
+    try:
+        if not torch_encoder.gpu():
+            raise EncoderUnavailable("there is no GPU that torch sees, or no torch: pip install 'tierwise[torch]'")
+        folder = _find(pin, weights, allow_download=False)["model.safetensors"].parent
+        return torch_encoder.TorchEncoder(str(folder), device="cuda", name=pin.name)
+    except EncoderUnavailable as error:
+        if device == "cuda":
+            raise
+        log.warning("there is a GPU, but the encoder stays on the CPU: %s", error)
+        return None
 
 
 def load_static(cache_dir: Path, pin: Pin = MINILM) -> StaticEncoder:

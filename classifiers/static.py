@@ -23,6 +23,7 @@ class StaticEncoder:
         self._table: NDArray[np.float16] = np.load(table, mmap_mode="r")
         self._pieces = word_pieces(tokenizer)
         self.name = name
+        self.runtime = "a table"
         self.dimension: int = self._table.shape[1]
 
     def encode(self, texts: Sequence[str]) -> Vectors:

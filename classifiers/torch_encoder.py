@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from classifiers.encoder import EncoderUnavailable, Vectors, readable, window
+
+DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")))
+"""One of these is there where a GPU can be used: NVIDIA's driver, AMD's, Windows' own."""
+
+
+def gpu() -> bool:
+    """Whether the extra ``torch`` is installed and sees a GPU. Without a driver torch is not even loaded."""
+    if find_spec("sentence_transformers") is None or not any(path.exists() for path in DRIVERS):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 class TorchEncoder:
@@ -34,6 +48,7 @@ class TorchEncoder:
             raise EncoderUnavailable(f"sentence-transformers cannot load the encoder {model!r}: {error}") from error
         self._batch_size = batch_size or (1 if self._model.device.type == "cpu" else 64)
         self.name = name or model
+        self.runtime = f"torch on {self._model.device.type}"
         self.dimension: int = self._model.get_embedding_dimension()
 
     def encode(self, texts: Sequence[str]) -> Vectors:

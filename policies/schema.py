@@ -331,14 +331,16 @@ class ClassifierSettings(Section):
     """Where signals come from.
 
     ``artifact`` is ``default`` or a folder. ``encoder`` is ``local``, a sentence-transformers model by name or path
-    (extra ``torch``), or the URL of an OpenAI-compatible embeddings endpoint with ``encoder_model``. ``deadline`` is
-    how long a decision waits for the second look. ``domains`` adds domains of your own from example prompts.
+    (extra ``torch``), or the URL of an OpenAI-compatible embeddings endpoint with ``encoder_model``. ``device`` is
+    where an encoder of this machine runs: ``auto`` takes a GPU where there is one and the extra ``torch``. ``deadline``
+    is how long a decision waits for the second look. ``domains`` adds domains of your own from example prompts.
     """
 
     artifact: str = "default"
     encoder: Annotated[str, Field(repr=False)] = "local"
     encoder_model: str | None = None
     encoder_key: SecretStr | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     deadline: Duration = timedelta(milliseconds=250)
     domains: Mapping[str, tuple[str, ...]] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from classifiers.encoder import Encoder
 from classifiers.static import StaticEncoder
 from policies.schema import ClassifierSettings
+
+log = logging.getLogger(__name__)
 
 
 def warm(
@@ -31,13 +34,18 @@ def warm(
         prepare.prepare(cache_dir)
         static = prepare.load_static(cache_dir)
         ready(static, None)
-        full = prepare.load_full(cache_dir)
-        _give_back()
-        ready(static, full)
+        if settings.device != "cuda":
+            full = prepare.load_full(cache_dir)
+            _give_back()
+            ready(static, full)
+        if (faster := prepare.on_device(settings.device)) is not None:
+            faster.encode(["the first text pays for starting the GPU"])
+            ready(static, faster)
+            log.info("the full look runs with %s", faster.runtime)
     else:
         from classifiers.torch_encoder import TorchEncoder
 
-        ready(None, TorchEncoder(settings.encoder))
+        ready(None, TorchEncoder(settings.encoder, device=None if settings.device == "auto" else settings.device))
 
 
 def _give_back() -> None:

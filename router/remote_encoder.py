@@ -19,6 +19,7 @@ class RemoteEncoder:
     def __init__(self, url: str, model: str, key: str | None, timeout: float) -> None:
         """Ask once for a vector, to learn the dimension."""
         self.name = model
+        self.runtime = "an endpoint"
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         self.dimension = int(self.encode(["dimension"]).shape[1])

@@ -15,6 +15,7 @@ from router.cli import cache_dir
 if TYPE_CHECKING:
     from classifiers.classifier import Classifier
     from classifiers.encoder import Encoder
+    from classifiers.prepare import Device
     from classifiers.static import StaticEncoder
 
 BATCH = 64
@@ -27,6 +28,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--policy", type=Path, metavar="FILE", help="predict success for this policy's tiers")
     parser.add_argument("--look", choices=("lexical", "static", "full"), default="full", help="how hard to look")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with the encoder's weights")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +50,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def encoders(look: str, weights: Path | None) -> tuple[StaticEncoder | None, Encoder | None]:
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Give a subcommand the ``--device`` option."""
+    where = "where the full encoder runs (default: on a GPU where there is one and the extra torch)"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=where)
+
+
+def encoders(look: str, weights: Path | None, device: Device = "auto") -> tuple[StaticEncoder | None, Encoder | None]:
     """The encoders that a look needs, prepared first where they are not yet. Raises `EncoderUnavailable`."""
     if look == "lexical":
         return None, None
@@ -60,12 +68,12 @@ def encoders(look: str, weights: Path | None) -> tuple[StaticEncoder | None, Enc
     prepare_with_progress(cache_dir(), Console(stderr=True), weights=weights)
     if look == "static":
         return prepare.load_static(cache_dir()), None
-    both = prepare.load(cache_dir())
+    both = prepare.load(cache_dir(), device=device, weights=weights)
     return both.static, both.full
 
 
 def _classifier(args: argparse.Namespace) -> Classifier:
-    static, full = encoders(args.look, args.weights)
+    static, full = encoders(args.look, args.weights, args.device)
     if args.policy is not None:
         from router.settings import load_policy
         from router.signals import load_classifier

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from router.cli.classify import add_device
+
 if TYPE_CHECKING:
     from classifiers.evaluate import Prices, Scored
 
@@ -37,6 +39,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="with --figures or --cross-validate: of folds and training")
     parser.add_argument("--look", choices=("lexical", "static", "full"), default="full", help="how hard to look")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with the encoder's weights")
+    add_device(parser)
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep vectors here, so that the next run is quick")
     parser.add_argument("--bootstrap", type=int, default=400, metavar="N", help="resamplings for the 95%% intervals")
     parser.add_argument(
@@ -107,7 +110,7 @@ def _scored(args: argparse.Namespace, work: Path, models: list[str], prices: Pri
     from classifiers.embed import tabulate
     from router.cli.train import encoders_for, progress
 
-    encoders = encoders_for(args.look, None, args.weights)
+    encoders = encoders_for(args.look, None, args.weights, args.device)
     with progress() as told:
         if args.cross_validate:
             data = members.corpus(read(args.data), encoders, work, told)
@@ -133,7 +136,7 @@ def _domains(args: argparse.Namespace, work: Path) -> dict[str, Any] | None:
     from router.cli.train import encoders_for, progress
 
     with progress() as told:
-        table = tabulate(read(args.data), encoders_for(args.look, None, args.weights), work / "rows", told)
+        table = tabulate(read(args.data), encoders_for(args.look, None, args.weights, args.device), work / "rows", told)
     return evaluate.domain_report(load(args.artifact or default_artifact()), args.look, table)
 
 

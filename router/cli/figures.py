@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     from router.cli.train import encoders_for, progress
 
     pair = (args.small or PAIR[0], args.large or PAIR[1])
-    encoders = encoders_for("full", None, args.weights)
+    encoders = encoders_for("full", None, args.weights, args.device)
     goals: list[Goal] = []
     confusion: dict[str, dict[str, int]] = {}
     with progress() as told:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.cli import cache_dir
+from router.cli.classify import add_device, encoders
 
 if TYPE_CHECKING:
     from classifiers.artifact import Artifact
+    from classifiers.prepare import Device
     from router.learning import Log
 
 
@@ -45,6 +47,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--look", choices=("lexical", "static", "full"), default="full", help="the best look to train")
     parser.add_argument("--encoder", metavar="MODEL", help="a sentence-transformers model instead of the built-in one")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with the built-in encoder's weights")
+    add_device(parser)
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="keep vectors here, so that an interrupted run resumes"
     )
@@ -93,15 +96,13 @@ def progress() -> Iterator[Callable[[str, int, int | None], None]]:
         yield told
 
 
-def encoders_for(look: str, model: str | None, weights: Path | None) -> dict[str, Any]:
+def encoders_for(look: str, model: str | None, weights: Path | None, device: Device) -> dict[str, Any]:
     """The encoders to train with, by look. Raises `EncoderUnavailable`."""
     if model is not None:
         from classifiers.torch_encoder import TorchEncoder
 
-        return {"full": TorchEncoder(model)}
-    from router.cli.classify import encoders
-
-    static, full = encoders(look, weights)
+        return {"full": TorchEncoder(model, device=None if device == "auto" else device)}
+    static, full = encoders(look, weights, device)
     return {name: encoder for name, encoder in (("static", static), ("full", full)) if encoder is not None}
 
 
@@ -121,21 +122,22 @@ def _train(args: argparse.Namespace, work: Path, told: Callable[[str, int, int |
     from classifiers.artifact import load
     from classifiers.datasets import read, sha256
 
-    encoders = encoders_for(args.look, args.encoder, args.weights)
+    chosen = encoders_for(args.look, args.encoder, args.weights, args.device)
     about: dict[str, Any] = {
         "code": version("tierwise"),
         "data": {path.name: sha256(path) for path in sorted(args.data)},
     }
+    about["runtimes"] = {look: encoder.runtime for look, encoder in chosen.items()}
     rows = read(args.data)
     if args.from_ledger:
         log = _log(args)
         about["ledger"] = log.about()
         rows = chain(rows, log.rows())
     if args.onboard is not None:
-        return onboard.onboard(load(args.onboard), rows, encoders, work, told)
+        return onboard.onboard(load(args.onboard), rows, chosen, work, told)
     if args.default:
-        return train.train_default(sorted(args.data), encoders, work, told, about)
-    return train.train(rows, encoders, work, members.Settings(seed=args.seed), told, about)
+        return train.train_default(sorted(args.data), chosen, work, told, about)
+    return train.train(rows, chosen, work, members.Settings(seed=args.seed), told, about)
 
 
 def _log(args: argparse.Namespace) -> Log:
