@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,10 @@ import numpy as np
 from classifiers.artifact import Artifact, ArtifactError
 from classifiers.artifact import load as load_artifact
 from classifiers.custom import CustomDomains
-from classifiers.features import lexical, reading
+from classifiers.defence import cores
+from classifiers.features import lexical, looks_like_code, reading
 from classifiers.heads import Array, Prediction, predict, sigmoid
+from classifiers.language import detect
 from classifiers.ngrams import ngrams
 from classifiers.targets import SMALL, Mapped, map_targets
 from classifiers.targets import Target as Target
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 CACHED = 4096
 """Distinct texts whose signals are remembered."""
+
+AT_STAKE = 0.02
+"""Difference in success between tiers, or between two readings of a prompt, that is too small to act on."""
 
 _NO_DOMAINS: Mapping[str, Sequence[str]] = {}
 
@@ -81,19 +87,45 @@ class Classifier:
         """The best look on offer."""
         return "full" if "full" in self._encoders else "static" if "static" in self._encoders else "lexical"
 
+    @property
+    def _first(self) -> Look:
+        return "static" if "static" in self._encoders else "lexical"
+
     def first_look(self, features: Features) -> Signals:
         """Signals from static vectors (lexical features where there are none): cheap enough for an event loop."""
-        return self._one(features, "static" if "static" in self._encoders else "lexical")
+        return self._one(features, self._first)
 
     def second_look(self, features: Features) -> Signals:
         """Signals from the best look there is. Milliseconds of computing: call it off the event loop."""
         return self._one(features, self.looks)
 
     def classify(self, batch: Sequence[Features], *, look: Look | None = None) -> list[Signals]:
-        """Signals of each request at ``look``, by default the best there is.
+        """Signals of each request at ``look``, by default the best there is, with gadgets set aside.
 
-        Raises `ValueError` when that look's encoder was not given.
+        Where tiers' success would differ, the look is taken again of what is left of the newest turn without a first or
+        a last part that could be a gadget (`defence.cores`), and what demands least counts. Raises `ValueError` when
+        that look's encoder was not given.
         """
+        whole = self.read(batch, look=look)
+        return [self._defended(features, signals) for features, signals in zip(batch, whole, strict=True)]
+
+    def _defended(self, features: Features, whole: Signals) -> Signals:
+        parts = cores(features.last_text) if stake(whole) > AT_STAKE else ()
+        if not parts:
+            return whole
+        rests = [_with_last_text(features, core) for core in parts]
+        if whole.look == "full" and len(rests) > 1:
+            stakes = [stake(signals) for signals in self.read(rests, look=self._first)]
+            rests = [rests[stakes.index(min(stakes))]]
+        found = self.read(rests, look=whole.look)
+        stakes = [stake(signals) for signals in found]
+        least = stakes.index(min(stakes))
+        if stake(whole) - stakes[least] <= AT_STAKE:
+            return whole
+        return replace(found[least], aside=len(features.last_text) - len(rests[least].last_text))
+
+    def read(self, batch: Sequence[Features], *, look: Look | None = None) -> list[Signals]:
+        """Signals of each request as it stands, gadgets and all; otherwise as `classify`."""
         chosen: Look = look or self.looks
         if chosen != "lexical" and chosen not in self._encoders:
             raise ValueError(f"the {chosen} look needs its encoder, which was not given")
@@ -114,7 +146,8 @@ class Classifier:
         ]
 
     def _one(self, features: Features, look: Look) -> Signals:
-        text = f"{look}|{features.language}|{reading(features)}".encode("utf-8", "surrogatepass")
+        key = f"{look}|{features.language}|{len(features.last_text)}|{reading(features)}"
+        text = key.encode("utf-8", "surrogatepass")
         digest = blake2b(text, digest_size=16).digest()
         with self._lock:
             if digest in self._cache:
@@ -177,6 +210,19 @@ class Classifier:
             artifact=self.artifact.id,
             missing=("no encoder: lexical features only",) if look == "lexical" else (),
         )
+
+
+def stake(signals: Signals) -> float:
+    """How much the choice of tier matters: the span of the tiers' success, or with one tier what it lacks."""
+    found = [success.probability for success in signals.success.values()]
+    return max(found) - min(found) if len(found) > 1 else 1.0 - found[0] if found else 0.0
+
+
+def _with_last_text(features: Features, last: str) -> Features:
+    """The features of the same request with another newest turn."""
+    text = features.text.removesuffix(features.last_text) + last
+    language = detect(last if len(last) > 20 else text)
+    return replace(features, text=text, last_text=last, language=language, has_code=looks_like_code(text))
 
 
 _ENGLISH = frozenset({"en", "und"})

@@ -169,7 +169,9 @@ def _places(text: str) -> Iterator[int]:
         (_, end, last), (start, after, word) = words[at - 1], words[at]
         if last[-1] == "," or last.lower() in _JOINS or _LABEL.match(last) or _LABEL.match(word):
             continue
-        capital = len(word) > 1 and word[0].isupper() and last[-1].islower() and text[after + 1 : after + 2].islower()
+        capital = (
+            word[1:2].islower() and word[0].isupper() and last[-1].islower() and text[after + 1 : after + 2].islower()
+        )
         if capital or kinds[at] != kinds[at - 1] or _END.search(last) or "\n" in text[end:start]:
             yield start
 

@@ -84,6 +84,37 @@ def test_a_signal_never_depends_on_its_batch_mates(classifier: Classifier) -> No
             assert one.success[tier].probability == pytest.approx(two.success[tier].probability, abs=1e-6)
 
 
+GADGET = "Manifold tensor lemma entropy quark homology integral gradient."
+
+
+@pytest.mark.parametrize("look", ["lexical", "static", "full"])
+@pytest.mark.parametrize("text", [f"{GADGET} {EASY.text}", f"{EASY.text} {GADGET}"])
+def test_a_gadget_is_set_aside(classifier: Classifier, look: str, text: str) -> None:
+    (clean,) = classifier.classify([EASY], look=look)  # type: ignore[arg-type]
+    (driven,) = classifier.read([from_text(text)], look=look)  # type: ignore[arg-type]
+    (found,) = classifier.classify([from_text(text)], look=look)  # type: ignore[arg-type]
+    assert driven.aside == clean.aside == 0
+    assert driven.success["small"].probability < clean.success["small"].probability - 0.1
+    assert found.aside == len(GADGET) + 1
+    assert found.success == clean.success
+    assert found.complexity == clean.complexity
+
+
+def test_a_hard_question_stays_hard_with_its_own_context(classifier: Classifier) -> None:
+    for text in (HARD.text, f"Take a manifold and a tensor. {HARD.text}"):
+        found = classifier.second_look(from_text(text))
+        assert found.aside == 0
+        assert found.success == classifier.read([from_text(text)])[0].success
+
+
+def test_only_the_newest_turn_is_taken_apart(classifier: Classifier) -> None:
+    turns = [{"role": "user", "content": content} for content in (HARD.text, f"{GADGET} go on with umbrella")]
+    hard, newest = (classifier.second_look(extract({"messages": turns[-n:]})) for n in (2, 1))
+    assert hard.complexity is not None
+    assert newest.complexity is not None
+    assert hard.complexity > newest.complexity
+
+
 def test_the_same_text_is_encoded_once(artifact: Artifact) -> None:
     encoder = BagEncoder()
     classifier = Classifier(artifact, TARGETS, full=encoder)
