@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import socket
 import threading
@@ -26,6 +27,7 @@ from starlette.routing import Route
 
 from policies.schema import Simulation
 from router.backends import answers
+from router.backends.attended import Attended
 from router.backends.figures import Figures
 from router.errors import shape
 
@@ -42,10 +44,7 @@ class Simulator:
         self._socket = socket.create_server(("127.0.0.1", 0))
         host, port = self._socket.getsockname()
         self.url = f"http://{host}:{port}/v1"
-        config = uvicorn.Config(
-            self._app.starlette, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1
-        )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(Attended(self._app.starlette))
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name=f"simulated {model}", daemon=True
         )
@@ -65,6 +64,45 @@ class Simulator:
     def served(self) -> int:
         """How many requests have been answered or begun to be."""
         return self._app.served
+
+
+class _Server(uvicorn.Server):
+    """uvicorn in a thread: it ends what is under way when it stops, and keeps its comings and goings to itself."""
+
+    def __init__(self, app: Attended) -> None:
+        # Without a log_config, since logging is the whole process's; without a level, for the same reason.
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+            )
+        )
+        self._attended = app
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop."""
+        quiet = _OwnThread()
+        server = logging.getLogger("uvicorn.error")
+        server.addFilter(quiet)
+        try:
+            await super().serve(sockets)
+        finally:
+            server.removeFilter(quiet)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and wait for what that ends."""
+        self._attended.leave()
+        await super().shutdown(sockets)
+
+
+class _OwnThread(logging.Filter):
+    """Drops what is said in this thread and is no warning; other servers of the process go on being heard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread != self._thread or record.levelno >= logging.WARNING
 
 
 class App:
@@ -189,7 +227,9 @@ class App:
         return Response(orjson.dumps(whole), media_type="application/json")
 
     async def _models(self, request: Request) -> Response:
-        model = {"id": self._model, "object": "model", "created": 0, "owned_by": "tierwise"}
+        model: dict[str, Any] = {"id": self._model, "object": "model", "created": 0, "owned_by": "tierwise"}
+        if self._window is not None:
+            model["max_model_len"] = self._window
         return Response(orjson.dumps({"object": "list", "data": [model]}), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:

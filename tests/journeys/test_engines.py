@@ -11,6 +11,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from policies.schema import Simulation
+from router.backends.simulator import Simulator
 from router.launch import running_proxy
 from tests.journeys.test_lifecycle import eventually
 
@@ -56,7 +58,7 @@ def test_what_engines_say_is_shown_and_what_they_do_not_is_absent(url: str) -> N
     engines = shown(url)
     assert 0 < engines["one"]["view"]["prefix_hit_rate"] < 1
     assert "kv_use" not in engines["one"]["view"]
-    assert engines["one"]["models"] == [{"id": "sim", "window": None, "base": None}]
+    assert engines["one"]["models"] == [{"id": "sim", "window": 65536, "base": None}]
     assert engines["deaf"]["view"] == {}
     assert "does not accept connections" in engines["deaf"]["problem"]
     told = {
@@ -96,3 +98,34 @@ def test_the_report_keeps_precisions_apart(url: str) -> None:
     for row in rows().values():
         assert row["requests"] > 0
         assert row["cost_usd"] > 0
+
+
+def test_a_window_that_the_policy_does_not_state_is_the_servers_own(tmp_path: Path, cache: Path) -> None:
+    """Known once the server has told: what does not fit is not even sent there."""
+    simulator = Simulator("sim", Simulation(), context_window=900)
+    simulator.start()
+    (tmp_path / "policy.yaml").write_text(WINDOWLESS.format(url=simulator.url))
+    environ = {**os.environ, "TIERWISE_CACHE_DIR": str(cache)}
+    with running_proxy(tmp_path / "policy.yaml", tmp_path / "data", environ=environ) as proxy:
+        proxy.wait_until_ready()
+        eventually(lambda: all(shown(proxy.url)[name]["window"] == 900 for name in ("tells", "plain")))
+        long = {"model": "tier/small", "messages": [{"role": "user", "content": "tide " * 1_000}], "max_tokens": 5}
+        route = httpx.post(f"{proxy.url}/v1/route", json=long).json()
+        assert [step["backend"] for step in route["steps"]] == ["big"]
+        assert httpx.post(f"{proxy.url}/v1/chat/completions", json=long).headers["x-tierwise-attempts"] == "1"
+        assert ask(proxy.url, "Be brief.", "Why?").headers["x-tierwise-tier"] == "small"
+    simulator.stop()
+
+
+WINDOWLESS = """
+version: 1
+tiers:
+  small:
+    backends:
+      - {{name: tells, kind: vllm, model: sim, base_url: "{url}", cost: {{gpu_hour_usd: 1}}}}
+      - {{name: plain, kind: openai, model: sim, base_url: "{url}", cost: {{gpu_hour_usd: 1}}}}
+  large:
+    backends: [{{name: big, kind: simulated, model: b, context_window: 65536, cost: {{gpu_hour_usd: 1}}}}]
+fallback: {{small: [large]}}
+scrape: {{interval: 50ms}}
+"""

@@ -59,9 +59,7 @@ class Setup:
     url: str
     engine: str
     data: Path
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="sk-test", max_retries=0)
+    client: openai.OpenAI
 
     def view(self) -> dict[str, float]:
         found: dict[str, float] = httpx.get(f"{self.url}/engines").json()["tiny"]["view"]
@@ -87,11 +85,12 @@ def setup(models: Models, tmp_path_factory: pytest.TempPathFactory, cache: Path)
         policy.write_text(POLICY.format(url=engine, hour=HOUR_USD))
         with running_proxy(policy, folder / "data", environ=environ) as proxy:
             proxy.wait_until_ready()
-            yield Setup(proxy.url, engine, folder / "data")
+            with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="sk-test", max_retries=0) as client:
+                yield Setup(proxy.url, engine, folder / "data", client)
 
 
 def test_it_answers_and_is_billed_by_the_gpu_hour(setup: Setup) -> None:
-    raw = setup.client().chat.completions.with_raw_response.create(
+    raw = setup.client.chat.completions.with_raw_response.create(
         model="tier/small", messages=HELLO, max_tokens=40, temperature=0
     )
     answer = raw.parse()
@@ -105,7 +104,7 @@ def test_it_answers_and_is_billed_by_the_gpu_hour(setup: Setup) -> None:
 def test_it_streams_with_usage_and_reuses_its_prefix(setup: Setup) -> None:
     asked: Any = {"model": "tiny", "messages": HELLO, "max_tokens": 40, "temperature": 0, "stream": True}
     for _ in range(2):
-        chunks = list(setup.client().chat.completions.create(**asked, stream_options={"include_usage": True}))
+        chunks = list(setup.client.chat.completions.create(**asked, stream_options={"include_usage": True}))
     assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]) > 5
     usage = chunks[-1].usage
     assert usage is not None
@@ -116,7 +115,7 @@ def test_it_streams_with_usage_and_reuses_its_prefix(setup: Setup) -> None:
 
 
 def test_its_speculation_is_watched(setup: Setup) -> None:
-    setup.client().chat.completions.create(model="tiny", messages=HELLO, max_tokens=100, temperature=0)
+    setup.client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=100, temperature=0)
     acceptance = eventually(lambda: setup.view().get("draft_acceptance"))
     assert 0 < acceptance < 1
     view = setup.view()
@@ -140,7 +139,7 @@ def engine_says(setup: Setup, metric: str) -> float:
 def test_a_client_that_leaves_stops_the_engine(setup: Setup) -> None:
     before = engine_says(setup, "tokens_predicted_total")
     asked: Any = {"model": "tiny", "messages": HELLO, "max_tokens": 3_500, "stream": True}
-    with setup.client().chat.completions.create(**asked, extra_body={"ignore_eos": True}) as stream:
+    with setup.client.chat.completions.create(**asked, extra_body={"ignore_eos": True}) as stream:
         next(iter(stream))
         eventually(lambda: engine_says(setup, "requests_processing") == 1)
     eventually(lambda: engine_says(setup, "requests_processing") == 0, seconds=5)
@@ -150,7 +149,7 @@ def test_a_client_that_leaves_stops_the_engine(setup: Setup) -> None:
 def test_an_input_too_long_for_it_goes_on_to_the_next_tier(setup: Setup) -> None:
     """By our estimate it fits, so the engine itself must refuse it, in its own words."""
     odd: Any = [{"role": "user", "content": "ab" * 2_500}]
-    raw = setup.client().chat.completions.with_raw_response.create(model="tier/small", messages=odd, max_tokens=8)
+    raw = setup.client.chat.completions.with_raw_response.create(model="tier/small", messages=odd, max_tokens=8)
     assert raw.headers["x-tierwise-backend"] == "big"
     assert raw.headers["x-tierwise-attempts"] == "2"
 
@@ -168,7 +167,7 @@ def test_the_bill_closes(setup: Setup) -> None:
     def report() -> Any:
         return command("report", "--data-dir", str(setup.data), "--by", "precision")
 
-    setup.client().chat.completions.create(model="tiny", messages=HELLO, max_tokens=10)
+    setup.client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=10)
     made = eventually(lambda: (found := report()) and found.get("gpus") and found)
     [bill] = made["gpus"]
     assert bill["backend"] == "tiny"
@@ -193,10 +192,15 @@ def test_bench_compares_quantised_with_not_and_drafted_with_not(models: Models, 
             value = summary[figure]
             assert 0 < value["low"] <= value["value"] <= value["high"]
     assert [d["concurrency"] for d in made["differences"]] == [1, 2]
+    for difference in made["differences"]:
+        for figure in ("ttft_p50", "tpot_p50", "tokens_per_second"):
+            ratio = difference[figure]
+            assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
     with running_server(models.int8) as alone, running_server(models.int8, models.draft) as drafted:
         made = command("bench", alone, "--vs", drafted, *few)
     speculation = made["engines"][drafted]["speculation"]
     assert 1 < speculation["tokens_per_pass"] < 4
+    assert 0 < made["engines"][drafted]["draft_acceptance"] < 1
     assert "speculation" not in made["engines"][alone]
     ratio = made["differences"][0]["tokens_per_second"]
     assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,16 @@ LlamaForCausalLM(LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[str]:
-    pytest.importorskip("fastapi")
+    command = shutil.which("transformers", path=Path(sys.executable).parent)
+    if command is None or find_spec("fastapi") is None:
+        pytest.fail("who asks for this test must have what it needs: pip install 'transformers[serving]'")
     folder = tmp_path_factory.mktemp("transformers")
     model = folder / "model"
     subprocess.run([sys.executable, "-c", MAKE, str(model)], check=True, capture_output=True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    command = [shutil.which("transformers", path=Path(sys.executable).parent), "serve", "--host", "127.0.0.1"]
-    options = ["--port", str(port), "--device", "cpu", str(model)]
-    server = subprocess.Popen([*command, *options], env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", str(model)]
+    server = subprocess.Popen([command, "serve", *options], env={**os.environ, "HF_HUB_OFFLINE": "1"})
     try:
         eventually(lambda: _well(f"http://127.0.0.1:{port}/health"), seconds=120)
         policy = folder / "policy.yaml"
@@ -82,7 +84,11 @@ def _well(url: str) -> bool:
 
 
 def test_it_answers_streams_and_states_its_usage(url: str) -> None:
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-test", max_retries=0)
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-test", max_retries=0) as client:
+        check(client)
+
+
+def check(client: openai.OpenAI) -> None:
     asked: Any = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
     answer = client.chat.completions.create(**asked)
     assert answer.usage is not None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import orjson
 import pytest
 
 from policies.schema import Simulation
 from router.backends.simulator import Simulator
+from tests.journeys.test_lifecycle import eventually
 
 QUICK = {"ttft": "0ms", "tokens_per_second": 100_000}
 
@@ -87,8 +92,8 @@ def test_it_refuses_as_openai_does(model: httpx.Client, body: dict[str, Any], st
     assert (response.status_code, response.json()["error"]["param"]) == (status, param)
 
 
-def test_it_lists_its_model(model: httpx.Client) -> None:
-    assert [one["id"] for one in model.get("/models").json()["data"]] == ["tiny"]
+def test_it_lists_its_model_with_its_window(model: httpx.Client) -> None:
+    assert [(one["id"], one["max_model_len"]) for one in model.get("/models").json()["data"]] == [("tiny", 500)]
 
 
 def test_legacy_completions(model: httpx.Client) -> None:
@@ -109,6 +114,87 @@ def test_it_speaks_at_the_speed_it_is_given() -> None:
     simulator.stop()
     assert lines[-1] == "data: [DONE]"
     assert passed >= 0.05 + 9 / 100
+
+
+SLOW = {"ttft": "60s", "tokens_per_second": 1}
+
+
+def running(url: str) -> float:
+    """How many requests the simulated engine says that it is working on."""
+    page = httpx.get(f"{url.removesuffix('/v1')}/metrics").text
+    return next(float(line.split()[-1]) for line in page.splitlines() if line.startswith("vllm:num_requests_running{"))
+
+
+def asking(url: str, **body: Any) -> socket.socket:
+    """A client that has asked and waits, as a bare socket that can hang up at any moment."""
+    content = orjson.dumps({"model": "slow", "messages": [{"role": "user", "content": "x"}], **body})
+    address = urlsplit(url)
+    client = socket.create_connection((address.hostname, address.port))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+    client.sendall(head.encode() + content)
+    return client
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}], ids=["whole", "stream"])
+def test_a_client_that_hangs_up_before_an_answer_ends_the_work(body: dict[str, Any]) -> None:
+    simulator = Simulator("slow", Simulation.model_validate(SLOW))
+    simulator.start()
+    client = asking(simulator.url, **body)
+    eventually(lambda: running(simulator.url) == 1)
+    client.close()
+    eventually(lambda: running(simulator.url) == 0, seconds=5)
+    simulator.stop()
+
+
+def test_a_client_that_hangs_up_in_a_stream_ends_the_work() -> None:
+    simulator = Simulator("slow", Simulation.model_validate({**SLOW, "ttft": "1ms"}))
+    simulator.start()
+    client = asking(simulator.url, stream=True)
+    assert b"200 OK" in client.recv(4096)
+    eventually(lambda: running(simulator.url) == 1)
+    client.close()
+    eventually(lambda: running(simulator.url) == 0, seconds=5)
+    simulator.stop()
+
+
+def test_it_stops_at_once_and_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """With a client before its answer and one in its stream: both are told, nobody reads a traceback."""
+    simulator = Simulator("slow", Simulation.model_validate(SLOW))
+    quick = Simulator("slow", Simulation.model_validate({**SLOW, "ttft": "1ms"}))
+    with caplog.at_level(logging.DEBUG):
+        for each in (simulator, quick):
+            each.start()
+        waiting, reading = asking(simulator.url), asking(quick.url, stream=True)
+        eventually(lambda: running(simulator.url) == running(quick.url) == 1)
+        begun = time.monotonic()
+        for each in (simulator, quick):
+            each.stop()
+        assert time.monotonic() - begun < 3
+    with waiting, reading:
+        assert waiting.recv(4096).startswith(b"HTTP/1.1 503")
+        assert received(reading).endswith(b"0\r\n\r\n")
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+def received(client: socket.socket) -> bytes:
+    data = b""
+    while more := client.recv(4096):
+        data += more
+    return data
+
+
+def test_it_leaves_other_servers_logs_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """uvicorn's loggers are the whole process's: the proxy's own server speaks through them too."""
+    server = logging.getLogger("uvicorn.error")
+    before = server.level, list(server.handlers), list(server.filters)
+    simulator = Simulator("tiny", Simulation())
+    simulator.start()
+    httpx.get(f"{simulator.url}/models")
+    with caplog.at_level(logging.INFO, "uvicorn.error"):
+        server.info("the proxy's own words")
+    simulator.stop()
+    assert "the proxy's own words" in caplog.text
+    assert (server.level, server.handlers, server.filters) == before
 
 
 def test_it_stops_while_someone_listens() -> None:
