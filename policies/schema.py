@@ -341,7 +341,7 @@ class ClassifierSettings(Section):
     encoder_model: str | None = None
     encoder_key: SecretStr | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    deadline: Duration = timedelta(milliseconds=250)
+    deadline: Duration = timedelta(milliseconds=25)
     domains: Mapping[str, tuple[str, ...]] = {}
 
 

@@ -51,7 +51,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         stack.push_async_callback(proxy.close)
         await asyncio.to_thread(_remember, proxy.baseline, journal.path)
         await proxy.keys.refresh()
-        for background in (proxy.warm(), proxy.follow_policy(), proxy.listen(), proxy.keys.follow()):
+        for background in (proxy.warm(), proxy.follow_policy(), proxy.listen(), proxy.keys.follow(), proxy.watch_lag()):
             stack.callback(asyncio.create_task(background).cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.reload)
         gc.freeze()

@@ -63,7 +63,7 @@ class Proxy:
         """Build what serves this policy, and only then put it in force."""
         backends = open_backends(loaded.policy)
         dispatcher = Dispatcher(backends, loaded.policy, on_rest=self._rests.tell)
-        reader = SignalReader()
+        reader = SignalReader(self._telemetry.looked)
         self._point(reader, loaded.policy)
         fleet = Fleet(dispatcher, loaded.policy)
         self.pipeline = Pipeline(
@@ -131,6 +131,10 @@ class Proxy:
         except EncoderUnavailable as error:
             self._no_encoder = str(error)
             log.warning("serving on lexical features alone: %s", error)
+
+    async def watch_lag(self) -> None:
+        """Measure the event loop; see `Telemetry.watch_lag`."""
+        await self._telemetry.watch_lag()
 
     # reload
 

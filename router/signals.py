@@ -6,10 +6,8 @@ leans to the baseline (invariant 5).
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +22,7 @@ from policies.document import Loaded
 from policies.schema import Policy
 from policies.values import Features, Signals, View
 from policies.variants import name_of
+from router.second_look import Busy, SecondLooks
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +51,16 @@ def targets_of(policy: Policy) -> Iterator[Target]:
 class SignalReader:
     """Reads the signals of one request. One encoder thread beside the event loop serves the second looks."""
 
-    def __init__(self) -> None:
-        """Start without a classifier; `use` brings one."""
+    def __init__(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Start without a classifier; `use` brings one. ``tell`` hears of every request what came of its looks.
+
+        ``sure``: the first look decides alone; ``second``; ``late``: the second
+        was not there in time; ``busy``: it was not even begun; ``failed``; ``none``: there is no classifier.
+        """
         self._classifier: Classifier | None = None
         self.problem = "the classifier is not loaded yet"
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+        self._tell = tell
+        self._second = SecondLooks()
 
     @property
     def looks(self) -> str:
@@ -80,24 +84,33 @@ class SignalReader:
     async def _read(self, loaded: Loaded, features: Features, view: View) -> Signals:
         classifier = self._classifier
         if classifier is None:
+            self._tell("none")
             return Signals(missing=(self.problem,))
         try:
             first = classifier.first_look(features)
         except Exception:
             log.exception("the classifier failed; the policy leans to its baseline")
+            self._tell("failed")
             return Signals(missing=("the classifier failed",))
-        deadline = loaded.policy.classifier.deadline.total_seconds()
-        if classifier.looks != "full" or deadline <= 0 or not could_flip(loaded, features, first, view):
+        patience = loaded.policy.classifier.deadline.total_seconds()
+        if classifier.looks != "full" or patience <= 0 or not could_flip(loaded, features, first, view):
+            self._tell("sure")
             return first
         try:
-            async with asyncio.timeout(deadline):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, classifier.second_look, features)
+            second = await self._second.look(classifier.second_look, features, patience)
+        except Busy:
+            outcome, why = "busy", "the encoder was too busy for a second look"
         except TimeoutError:
-            return replace(first, missing=(*first.missing, "the second look was late"))
+            outcome, why = "late", "the second look was late"
         except Exception:
             log.exception("the second look failed; the first stands")
-            return replace(first, missing=(*first.missing, "the second look failed"))
+            outcome, why = "failed", "the second look failed"
+        else:
+            self._tell("second")
+            return second
+        self._tell(outcome)
+        return replace(first, missing=(*first.missing, why))
 
     def close(self) -> None:
-        """Stop the encoder thread; what waits in it is dropped."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Stop the encoder's thread; what waits for it is dropped."""
+        self._second.close()

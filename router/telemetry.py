@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,7 +19,8 @@ from policies.values import EngineView, Entry
 from router.engines.metrics import EngineCollector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_BOUNDS = (*map(str, map(float, _SECONDS)), "+Inf")
+_LAG_SECONDS = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1)
+_LOOK_AT_LAG = 0.02
 
 
 class _Counter(defaultdict[tuple[str, ...], float]):
@@ -37,25 +39,30 @@ class _Counter(defaultdict[tuple[str, ...], float]):
 
 
 class _Histogram:
-    """Durations by label values."""
+    """Durations by label values, in buckets up to each of ``bounds`` seconds and one beyond."""
 
-    def __init__(self, name: str, summary: str, labels: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, summary: str, labels: Sequence[str] = (), bounds: Sequence[float] = _SECONDS) -> None:
         self._about = (name, summary, labels)
-        self._counts: dict[tuple[str, ...], list[float]] = {(): [0.0] * (len(_BOUNDS) + 1)} if not labels else {}
+        self._bounds = bounds
+        self._counts: dict[tuple[str, ...], list[float]] = {} if labels else {(): self._none()}
+
+    def _none(self) -> list[float]:
+        return [0.0] * (len(self._bounds) + 2)
 
     def observe(self, labels: tuple[str, ...], milliseconds: float) -> None:
         counts = self._counts.get(labels)
         if counts is None:
-            counts = self._counts[labels] = [0.0] * (len(_BOUNDS) + 1)
+            counts = self._counts[labels] = self._none()
         seconds = milliseconds / 1e3
-        counts[bisect_left(_SECONDS, seconds)] += 1
+        counts[bisect_left(self._bounds, seconds)] += 1
         counts[-1] += seconds
 
     def family(self) -> Metric:
         name, summary, labels = self._about
         family = HistogramMetricFamily(name, summary, labels=labels)
+        bounds = (*map(str, map(float, self._bounds)), "+Inf")
         for values, (*counts, total) in self._counts.items():
-            family.add_metric(values, list(zip(_BOUNDS, accumulate(counts), strict=True)), total)
+            family.add_metric(values, list(zip(bounds, accumulate(counts), strict=True)), total)
         return family
 
 
@@ -71,6 +78,8 @@ class Telemetry(Collector):
         self._cost = _Counter("tierwise_cost_usd", "Dollars spent.", labels)
         self._unpriced = _Counter("tierwise_unpriced_requests", "Requests without a known price.", labels)
         self._classify = _Histogram("tierwise_classify_seconds", "Time to signals.")
+        self._looks = _Counter("tierwise_looks", "Requests classified, by what came of their looks.", ("outcome",))
+        self._lag = _Histogram("tierwise_loop_lag_seconds", "How late the event loop is.", bounds=_LAG_SECONDS)
         self._overhead = _Histogram("tierwise_overhead_seconds", "Time that the proxy itself added.")
         self._ttft = _Histogram("gen_ai_server_time_to_first_token_seconds", "Time to first token.", labels)
         self._total = _Histogram("gen_ai_server_request_duration_seconds", "Time to the last byte.", labels)
@@ -84,8 +93,8 @@ class Telemetry(Collector):
         """What has been counted, when the metrics are asked for."""
         yield GaugeMetricFamily("tierwise_in_flight", "Requests being answered.", self._in_flight)
         yield GaugeMetricFamily("tierwise_tasks", "Tasks of the event loop.", _tasks())
-        counters = (self._requests, self._attempts, self._tokens, self._cost, self._unpriced)
-        for counted in (*counters, self._classify, self._overhead, self._ttft, self._total):
+        counters = (self._requests, self._attempts, self._tokens, self._cost, self._unpriced, self._looks)
+        for counted in (*counters, self._lag, self._classify, self._overhead, self._ttft, self._total):
             yield counted.family()
 
     def arrived(self) -> None:
@@ -110,6 +119,17 @@ class Telemetry(Collector):
         self._total.observe(labels, entry.total_ms)
         if entry.ttft_ms is not None:
             self._ttft.observe(labels, entry.ttft_ms)
+
+    def looked(self, outcome: str) -> None:
+        """A request was classified; see `router.signals.SignalReader` for the outcomes."""
+        self._looks[outcome,] += 1
+
+    async def watch_lag(self) -> None:
+        """See for ever how late the event loop comes to what is due: that long every request waits for it."""
+        while True:
+            due = perf_counter() + _LOOK_AT_LAG
+            await asyncio.sleep(_LOOK_AT_LAG)
+            self._lag.observe((), max(0.0, perf_counter() - due) * 1e3)
 
     def ready(self, part: str, holds: bool) -> None:
         """Record whether a part (``store``, ``classifier``, ``policy``) is ready."""

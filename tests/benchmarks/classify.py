@@ -1,143 +1,265 @@
-"""What classifying costs a request: ``python -m tests.benchmarks.classify [--prompts FILE]``.
+"""What classifying costs: ``python -m tests.benchmarks.classify [--prompts FILE …]``.
 
-The same mixed prompts as ``tier/small``, which asks no classifier, and as ``auto``: with the first look alone, and with
-a second look wherever it could change the choice. What the second look costs is shown by the share of requests that had
-one, counted from the journal, and the event loop's lag while the encoder is kept busy by how late ``/healthz`` answers.
+First each path alone, in this process: the first look, a text that is still known, the second look, and prompts as they
+come, with the share of them for which a second look could change the choice. Then through the proxy, where each request
+brings a text that was never seen before: what the first look adds to ``tier/small``, how many requests with a given
+share of second looks get through beside what the encoder alone would allow, and how late the event loop is meanwhile
+(``tierwise_loop_lag_seconds``), also where every request wants the encoder, and the policy's patience is the default.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
-import sqlite3
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import count, cycle
 from pathlib import Path
-from threading import Thread
-from time import perf_counter, sleep
+from typing import Any
 
 import httpx
 import orjson
+from prometheus_client.parser import text_string_to_metric_families
 
-from router.ledger.ledger import JOURNAL_NAME
+from classifiers import prepare
+from classifiers.classifier import Classifier
+from policies.decide import could_flip
+from policies.document import Loaded
+from policies.values import View
+from router import wire
+from router.cli import cache_dir
+from router.settings import load_policy
+from router.signals import load_classifier
 from tests.benchmarks import figures, load, machine, subjects
 
 PACKAGED = subjects.ROOT / "classifiers" / "data" / "domain_prompts.jsonl"
-_SAMPLES_PER_SECOND = 50
+SHARE = 0.3
+_PATIENT = "classifier: {deadline: 30s}"
+_AT_ONCE = 16
 
 
-def prompts(file: Path, count: int = 2000) -> list[str]:
-    """The prompts of a JSON-lines file, packed or not, spread over all of it."""
+def prompts(*files: Path, most: int = 2000) -> list[str]:
+    """The prompts of JSON-lines files, packed or not, evenly from each, spread over all of it."""
+    found = [list(_read(file)) for file in files]
+    each = most // len(files)
+    return [text for texts in found for text in texts[:: max(1, len(texts) // each)][:each]]
+
+
+def _read(file: Path) -> Iterator[str]:
     with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
-        found = [row["prompt"] for row in map(json.loads, lines) if row.get("prompt")]
-    return found[:: max(1, len(found) // count)][:count]
+        yield from (row["prompt"] for row in map(json.loads, lines) if row.get("prompt"))
+
+
+def body(model: str, text: str) -> bytes:
+    """One request."""
+    return orjson.dumps({"model": model, "messages": [{"role": "user", "content": text}]})
 
 
 def bodies(model: str, texts: Sequence[str]) -> list[bytes]:
     """One request for each prompt."""
-    return [orjson.dumps({"model": model, "messages": [{"role": "user", "content": text}]}) for text in texts]
+    return [body(model, text) for text in texts]
 
 
-def looks(folder: Path, since: float) -> tuple[float, float, float]:
-    """Of requests journalled after a row: shares with a second look and with a late one, median ms of such looks."""
-    with closing(sqlite3.connect(folder / JOURNAL_NAME)) as journal:
-        rows = [json.loads(body) for (body,) in journal.execute("SELECT body FROM entries WHERE number > ?", (since,))]
-    signals = [(row["signals"], row["classify_ms"]) for row in rows if row["signals"]]
-    second = [ms for signal, ms in signals if signal["look"] == "full"]
-    late = [ms for signal, ms in signals if any("late" in why for why in signal["missing"])]
-    count = max(1, len(signals))
-    return len(second) / count, len(late) / count, load.quantile(second, 0.5) if second else 0.0
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The proxy's own classifier and policy, in this process."""
+
+    loaded: Loaded
+    classifier: Classifier
+
+    @classmethod
+    def of(cls, policy: Path) -> Judge:
+        """For a policy's file, on the prepared encoder."""
+        loaded, encoders = load_policy(policy), prepare.load(cache_dir())
+        return cls(loaded, load_classifier(loaded.policy, encoders.static, encoders.full))
+
+    def features(self, text: str) -> Any:
+        """What the proxy would read off a request with this text."""
+        client = wire.Client("benchmark")
+        read = wire.read_chat(body("auto", text), {}, client, seen=(), session_header="", reads_text=lambda _: True)
+        return read.features
+
+    def doubts(self, features: Any) -> bool:
+        """Whether a second look at it could matter."""
+        return could_flip(self.loaded, features, self.classifier.first_look(features), View(now=datetime.now(UTC)))
 
 
-def newest(folder: Path) -> int:
-    """The number of the newest entry, once the journal has nothing left to write."""
-    sleep(0.3)
-    with closing(sqlite3.connect(folder / JOURNAL_NAME)) as journal:
-        return int(journal.execute("SELECT coalesce(max(number), 0) FROM entries").fetchone()[0])
+def paths(judge: Judge, texts: Sequence[str]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Milliseconds of CPU of each path over the prompts, each seen for the first time."""
+    read = [judge.features(text) for text in texts]
+    for warm in read[:20]:
+        judge.classifier.classify([warm])
+    first, doubt, second, known = [], [], [], []
+    for features in read:
+        first.append(_cpu_ms(lambda features=features: judge.classifier.first_look(features)))
+        known.append(_cpu_ms(lambda features=features: judge.classifier.first_look(features)))
+        took, doubts = _timed(lambda features=features: judge.doubts(features))
+        doubt.append(took)
+        second.append(_cpu_ms(lambda features=features: judge.classifier.second_look(features)) if doubts else 0.0)
+    for name, took in (("first look", first), ("known text", known), ("does it matter?", doubt)):
+        yield name, _quantiles(took)
+    yield "second look", _quantiles([ms for ms in second if ms])
+    mixed = [a + b + c for a, b, c in zip(first, doubt, second, strict=True)]
+    yield "as they come", {**_quantiles(mixed), "second looks": sum(map(bool, second)) / len(second)}
 
 
-class Lag:
-    """How late ``/healthz``, which does nothing, is answered: what a request waits for the event loop."""
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.thread_time_ns()
+    result = work()
+    return (time.thread_time_ns() - began) / 1e6, result
 
-    def __init__(self, url: str) -> None:
-        self._url = url.removesuffix("/v1") + "/healthz"
-        self.delays: list[float] = []
-        self._stop = False
-        self._thread = Thread(target=lambda: asyncio.run(self._watch()))
 
-    def __enter__(self) -> Lag:
-        self._thread.start()
-        return self
+def _cpu_ms(work: Callable[[], Any]) -> float:
+    return _timed(work)[0]
 
-    def __exit__(self, *_: object) -> None:
-        self._stop = True
-        self._thread.join()
 
-    async def _watch(self) -> None:
-        async with httpx.AsyncClient() as client:
-            while not self._stop:
-                began = perf_counter()
-                await client.get(self._url)
-                self.delays.append(perf_counter() - began)
-                await asyncio.sleep(1 / _SAMPLES_PER_SECOND)
+def _quantiles(took: Sequence[float]) -> dict[str, float]:
+    return {f"p{q} ms": load.quantile(took, q / 100) for q in (50, 95)}
+
+
+class Fresh:
+    """Texts that no proxy has seen, for which a second look does or does not matter."""
+
+    def __init__(self, judge: Judge, texts: Sequence[str]) -> None:
+        self._judge = judge
+        sorted_out: dict[bool, list[str]] = {True: [], False: []}
+        for text in texts:
+            sorted_out[judge.doubts(judge.features(text))].append(text)
+        self._numbers = count()
+        self._made = {doubts: self._varied(some, doubts) for doubts, some in sorted_out.items()}
+
+    def _varied(self, texts: Sequence[str], doubts: bool) -> Iterator[str]:
+        for text in cycle(texts):
+            varied = f"{text} [{next(self._numbers)}]"
+            if self._judge.doubts(self._judge.features(varied)) == doubts:
+                yield varied
+
+    def take(self, number: int, share: float) -> list[str]:
+        """So many texts, this share of them evenly such that a second look matters."""
+        due = [int((index + 1) * share) > int(index * share) for index in range(number)]
+        return [next(self._made[doubts]) for doubts in due]
+
+
+def encoder_alone(judge: Judge, texts: Sequence[str]) -> float:
+    """Second looks a second, one after the other, by this process's CPU time."""
+    read = [judge.features(text) for text in texts]
+    began = time.thread_time()
+    for features in read:
+        judge.classifier.second_look(features)
+    return len(read) / (time.thread_time() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """A proxy's counters at one moment."""
+
+    looks: dict[str, float]
+    lag: dict[float, float]
+
+    @classmethod
+    def read(cls, url: str) -> Gauges:
+        """Ask a proxy."""
+        text = httpx.get(url.removesuffix("/v1") + "/metrics").text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        looks = {s.labels["outcome"]: s.value for s in samples if s.name == "tierwise_looks_total"}
+        lag = {float(s.labels["le"]): s.value for s in samples if s.name == "tierwise_loop_lag_seconds_bucket"}
+        return cls(looks, lag)
+
+    def since(self, before: Gauges) -> Gauges:
+        """What was counted in between."""
+        looks = {name: value - before.looks.get(name, 0.0) for name, value in self.looks.items()}
+        return Gauges(looks, {bound: value - before.lag[bound] for bound, value in self.lag.items()})
+
+    def share(self, *outcomes: str) -> float:
+        """The share of classified requests that came to one of these."""
+        return sum(self.looks.get(outcome, 0.0) for outcome in outcomes) / max(1.0, sum(self.looks.values()))
+
+    def lag_ms(self, q: float) -> float:
+        """A quantile of the event loop's lag, evenly within a bucket."""
+        due, below, lower = q * max(self.lag.values()), 0.0, 0.0
+        for bound, reached in sorted(self.lag.items()):
+            if reached >= due:
+                upper = bound if bound < float("inf") else lower
+                return (lower + (upper - lower) * (due - below) / max(1.0, reached - below)) * 1e3
+            below, lower = reached, bound
+        return 0.0
+
+
+def measure(subject: subjects.Subject, texts: Sequence[str], most: int) -> dict[str, float]:
+    """One round of one subject: these texts once, ``most`` in flight."""
+    before, began = Gauges.read(subject.url), machine.cpu_of(subject.pids)
+    result = load.drive(subject.url, bodies(subject.model, texts), most, 0, requests=len(texts))
+    cpu, seen = machine.cpu_of(subject.pids) - began, Gauges.read(subject.url).since(before)
+    if result.failures:
+        raise RuntimeError(f"{subject.name} failed {len(result.failures)} requests: {result.failures[0][:200]!r}")
+    return {
+        "CPU µs a request": cpu / result.requests * 1e6,
+        "requests/s": result.requests / result.seconds,
+        "p50 ms": result.quantile_ms(0.5),
+        "p99 ms": result.quantile_ms(0.99),
+        "second looks": seen.share("second"),
+        "late": seen.share("late"),
+        "turned away": seen.share("busy"),
+        "lag p50 ms": seen.lag_ms(0.5),
+        "lag p99 ms": seen.lag_ms(0.99),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = figures.parser(__doc__, rounds=5, seconds=3)
-    options.add_argument("--prompts", type=Path, default=PACKAGED, help="JSON lines with a prompt each, or .gz of them")
+    options.add_argument(
+        "--prompts", type=Path, nargs="+", default=[PACKAGED], help="JSON lines with a prompt each, or .gz of them"
+    )
     args = options.parse_args(arguments)
     machine.pin(machine.cores()[1])
-    found, texts = figures.Figures("classify"), prompts(args.prompts)
+    alone, found = figures.Figures("classify, each path alone"), figures.Figures("classify, through the proxy")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         url, home = stack.enter_context(subjects.upstream()), Path(folder)
-        full = stack.enter_context(subjects.tierwise(url, _folder(home / "full"), part="full"))
-        first = stack.enter_context(
-            subjects.tierwise(url, _folder(home / "first"), more="classifier: {deadline: 0ms}", part="full")
+
+        def started(name: str, more: str) -> subjects.Subject:
+            (home / name).mkdir()
+            return replace(
+                stack.enter_context(subjects.tierwise(url, home / name, more=more, part="full")), model="auto"
+            )
+
+        patient, default = started("patient", _PATIENT), started("default", "")
+        judge, texts = Judge.of(home / "default" / "policy.yaml"), prompts(*args.prompts)
+        for name, measured in paths(judge, texts):
+            alone.add(name, **measured)
+        fresh = Fresh(judge, texts)
+        few, many = int(args.seconds * 100), int(args.seconds * 500)
+        plans = (
+            (replace(patient, name="tier/small", model="tier/small"), 0.0, many),
+            (replace(patient, name="auto, first look alone"), 0.0, many),
+            (replace(patient, name=f"auto, {SHARE:.0%} second looks"), SHARE, many // 2),
+            (replace(patient, name="auto, second looks only"), 1.0, few),
+            (replace(default, name=f"auto, {SHARE:.0%}, default patience"), SHARE, many // 2),
+            (replace(default, name="auto, second looks only, default patience"), 1.0, many // 2),
         )
-        running = [
-            replace(full, name="tier/small"),
-            replace(first, name="auto, first look", model="auto"),
-            replace(full, name="auto", model="auto"),
-        ]
         for number in range(args.rounds):
-            for subject in figures.rotated(running, number):
-                where = home / ("first" if subject.url == first.url else "full")
-                found.add(subject.name, **measure(subject, where, texts, args.seconds))
-    found.print("tier/small")
+            for subject, share, requests in figures.rotated(plans, number):
+                found.add(subject.name, **measure(subject, fresh.take(requests, share), _AT_ONCE))
+            found.add("the encoder alone", **{"requests/s": encoder_alone(judge, fresh.take(few, 1.0))})
+    alone.print()
+    found.print()
+    _allowed(found)
     found.write(args.json)
 
 
-def measure(subject: subjects.Subject, folder: Path, texts: Sequence[str], seconds: float) -> dict[str, float]:
-    """One round of one subject."""
-    wires = bodies(subject.model, texts)
-    load.drive(subject.url, wires, 8, 0, requests=100)
-    since, began = newest(folder), machine.cpu_of(subject.pids)
-    with Lag(subject.url) as lag:
-        result = load.drive(subject.url, wires, 8, seconds)
-    cpu = machine.cpu_of(subject.pids) - began
-    if result.failures:
-        raise RuntimeError(f"{subject.name} failed {len(result.failures)} requests: {result.failures[0][:200]!r}")
-    measured = {
-        "CPU µs a request": cpu / result.requests * 1e6,
-        "p50 ms at 8": result.quantile_ms(0.5),
-        "p99 ms at 8": result.quantile_ms(0.99),
-        "requests/s at 8": result.requests / result.seconds,
-        "lag p50 ms": load.quantile(lag.delays, 0.5) * 1e3,
-        "lag p99 ms": load.quantile(lag.delays, 0.99) * 1e3,
-    }
-    if subject.model == "auto":
-        newest(folder)
-        second, late, took = looks(folder, since)
-        measured |= {"second looks": second, "late ones": late, "second look p50 ms": took}
-    return measured
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
+def _allowed(found: figures.Figures) -> None:
+    """What the encoder's own throughput would allow, on a core of its own and on one that it shares with the loop."""
+    looks = found.value("the encoder alone", "requests/s") or 0.0
+    loop = found.value("auto, first look alone", "CPU µs a request") or 0.0
+    reached = found.value(f"auto, {SHARE:.0%} second looks", "requests/s") or 0.0
+    shared = 1e6 / (loop + SHARE / looks * 1e6)
+    print(
+        f"\n{looks:.0f} second looks a second allow {looks / SHARE:.0f} requests/s with {SHARE:.0%} of them, or "
+        f"{shared:.0f} on one core with the rest of the proxy's work; reached: {reached:.0f} ({reached / shared:.0%})"
+    )
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def loaded() -> Loaded:
     return load(POLICY, file="policy.yaml", environ={})
 
 
-async def read(loaded: Loaded, classifier: Looks | None) -> Signals:
-    reader = SignalReader()
+async def read(loaded: Loaded, classifier: Looks | None, told: list[str] | None = None) -> Signals:
+    reader = SignalReader((told if told is not None else []).append)
     if classifier is not None:
         reader.use(classifier)  # type: ignore[arg-type]
     found, took_ms = await reader.read(loaded, Features(), a_view())
@@ -87,11 +87,36 @@ async def test_a_late_second_look_is_recorded_and_the_first_stands() -> None:
         release.wait(20)
         return signals(0.95, 0.01, "full")
 
-    found = await read(loaded, Looks(lambda: signals(0.82, 0.2), late))
+    told: list[str] = []
+    found = await read(loaded, Looks(lambda: signals(0.82, 0.2), late), told)
     release.set()
+    assert told == ["late"]
     assert found.look == "static"
     assert "the second look was late" in found.missing
     assert decide(loaded, Features(), found, a_view()).tier == "large"
+
+
+@pytest.mark.anyio
+async def test_what_the_encoder_would_not_get_to_is_recorded_and_counted(loaded: Loaded) -> None:
+    hasty = load(POLICY.replace("30s", "20ms"), file="policy.yaml", environ={})
+    release = threading.Event()
+
+    def slow() -> Signals:
+        release.wait(20)
+        return signals(0.95, 0.01, "full")
+
+    told: list[str] = []
+    reader = SignalReader(told.append)
+    reader.use(Looks(lambda: signals(0.82, 0.2), slow))  # type: ignore[arg-type]
+    await reader.read(hasty, Features(), a_view())
+    release.set()
+    await reader.read(loaded, Features(), a_view())
+    found, _ = await reader.read(hasty, Features(text="x" * 2000), a_view())
+    reader.close()
+    assert told == ["late", "second", "busy"]
+    assert found.look == "static"
+    assert decide(loaded, Features(), found, a_view()).tier == "large"
+    assert any("too busy for a second look" in reason for reason in decide(loaded, Features(), found, a_view()).reasons)
 
 
 @pytest.mark.anyio
