@@ -5,7 +5,8 @@ SHA-256 of the whole is kept. A slow, salted hash protects passwords, which can 
 guessed however fast the hash is, and a fast one lets every request be checked within microseconds.
 
 What happens to keys is a log in the store: made, revoked. Each worker reads on from where it was, several times a
-second, and answers from memory; while the store is away the keys last known go on being honoured.
+second, and answers from memory; while the store is away the keys last known go on being honoured, by one that starts
+then too, from a copy (`router.key_copy`) that the first answer of the store replaces.
 """
 
 from __future__ import annotations
@@ -125,11 +126,22 @@ def text_in(headers: Mapping[bytes, bytes]) -> str:
     return headers.get(b"x-api-key", b"").decode("latin-1")
 
 
+class Copy(Protocol):
+    """Where keys are kept for when the store is away."""
+
+    def load(self) -> dict[str, Key]:
+        """The keys as last saved."""
+
+    def save(self, keys: Mapping[str, Key]) -> None:
+        """Save them."""
+
+
 class Keyring:
     """The keys as this worker knows them."""
 
-    def __init__(self, store: Log) -> None:
+    def __init__(self, store: Log, copy: Copy) -> None:
         self._store = store
+        self._copy = copy
         self._keys: dict[str, Key] = {}
         self._read_to: str | None = None
 
@@ -159,10 +171,16 @@ class Keyring:
 
     async def refresh(self) -> None:
         """Learn what has happened to keys since; a store that is away changes nothing."""
+        keys = {} if self._read_to is None else self._keys
         try:
-            self._read_to = await read_on(self._store, self._keys, self._read_to or "")
+            read_to = await read_on(self._store, keys, self._read_to or "")
         except StoreAway:
+            if self._read_to is None and not self._keys:
+                self._keys = await asyncio.to_thread(self._copy.load)
             return
+        if read_to != self._read_to:
+            self._keys, self._read_to = keys, read_to
+            await asyncio.to_thread(self._copy.save, dict(keys))
 
     async def follow(self) -> None:
         """Keep up, well within a second."""

@@ -22,6 +22,7 @@ from router.baseline import Baseline
 from router.dispatch import Dispatcher
 from router.errors import RequestError
 from router.fleet import Fleet
+from router.key_copy import KeyCopy
 from router.keys import Key, Keyring
 from router.ledger import feedback
 from router.ledger.ledger import JOURNAL_NAME, Ledger
@@ -47,7 +48,7 @@ class Proxy:
     def __init__(self, settings: Settings, loaded: Loaded, store: RedisStore, ledger: Ledger) -> None:
         self._settings = settings
         self._store = store
-        self.keys = Keyring(store)
+        self.keys = Keyring(store, KeyCopy(settings.data_dir, store.url))
         self._ledger = ledger
         self._telemetry = Telemetry(lambda: self.pipeline.fleet.views())
         self._encoders: tuple[StaticEncoder | None, Encoder | None] = (None, None)

@@ -205,6 +205,9 @@ def test_keys_last_known_are_honoured_while_the_store_is_away(tmp_path: Path) ->
             headers = {"authorization": f"Bearer {ann}"}
             assert httpx.post(f"{proxy.url}/v1/chat/completions", json=BODY, headers=headers).status_code == 200
             assert httpx.get(f"{proxy.url}/v1/models", headers={"authorization": f"Bearer {ann}0"}).status_code == 401
+        with running_proxy(policy, tmp_path / "data") as proxy:
+            proxy.wait_until_ready()
+            until(proxy, ann, 200)
             store.start()
             bob = keys(tmp_path, "create", "bob", "--redis", store.url)["key"]
             until(proxy, bob, 200)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 
 import orjson
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from router import keys
 from router.errors import RequestError
+from router.key_copy import COPY_NAME, KeyCopy
 from router.keys import Key, Keyring, made, make, replay, revoked, text_in
 from router.state.values import StoreAway
 
@@ -34,8 +37,18 @@ class Log:
         return [(str(at), event) for at, event in enumerate(self.events, 1)][first : first + count]
 
 
+class NoCopy:
+    """A copy that is never there."""
+
+    def load(self) -> dict[str, Key]:
+        return {}
+
+    def save(self, keys: Mapping[str, Key]) -> None:
+        pass
+
+
 async def keyring(*events: bytes) -> Keyring:
-    ring = Keyring(Log(*events))
+    ring = Keyring(Log(*events), NoCopy())
     await ring.refresh()
     return ring
 
@@ -100,7 +113,7 @@ async def test_a_key_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_keyring_reads_on_and_keeps_what_it_knows_while_the_store_is_away() -> None:
     (ann, ann_text), (bob, bob_text) = make("ann"), make("bob")
     log = Log(made(ann))
-    ring = Keyring(log)
+    ring = Keyring(log, NoCopy())
     log.away = True
     await ring.refresh()
     assert refused(ring, ann_text)[:2] == (503, "keys_unavailable")
@@ -120,10 +133,49 @@ async def test_a_keyring_reads_on_and_keeps_what_it_knows_while_the_store_is_awa
 
 
 @pytest.mark.anyio
+async def test_who_starts_while_the_store_is_away_honours_the_keys_last_known(tmp_path: Path) -> None:
+    (ann, ann_text), (bob, bob_text), (eve, eve_text) = make("ann"), make("bob"), make("eve")
+    log = Log(made(ann), made(bob), made(eve), revoked("eve", 7.0))
+    await Keyring(log, KeyCopy(tmp_path, "redis://one")).refresh()
+    log.away = True
+    ring = Keyring(log, KeyCopy(tmp_path, "redis://one"))
+    await ring.refresh()
+    assert (ring.check(ann_text), ring.check(bob_text)) == (ann, bob)
+    assert refused(ring, eve_text)[2] == "The key 'eve' is revoked."
+    assert refused(ring, make("new")[1])[:2] == (503, "keys_unavailable"), "it may have been made since"
+    other = Keyring(log, KeyCopy(tmp_path, "redis://two"))
+    await other.refresh()
+    assert refused(other, ann_text)[0] == 503, "another store's keys are no keys here"
+    log.away = False
+    log.events = [made(bob)]
+    await ring.refresh()
+    assert refused(ring, ann_text)[0] == 401, "what the store says replaces the copy"
+    assert ring.check(bob_text) == bob
+
+
+def test_a_copy_holds_no_key_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    (ann, text), copy = make("ann"), KeyCopy(tmp_path, "redis://one")
+    copy.save({"ann": ann})
+    path = tmp_path / COPY_NAME
+    assert text.rpartition("-")[2] not in path.read_text()
+    assert path.stat().st_mode & 0o077 == 0
+    assert list(tmp_path.iterdir()) == [path]
+    assert copy.load() == {"ann": ann}
+    for spoiled in (b"", b"[]", b'{"store": "redis://one", "keys": [7]}'):
+        path.write_bytes(spoiled)
+        assert copy.load() == {}
+
+
+def test_a_disk_that_takes_no_copy_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    KeyCopy(tmp_path / "not there", "redis://one").save({})
+    assert "cannot be written" in caplog.text
+
+
+@pytest.mark.anyio
 async def test_checking_never_asks_the_store_and_much_is_read_in_pages() -> None:
     pairs = [make(f"k{at}") for at in range(2_500)]
     log = Log(*(made(key) for key, _ in pairs))
-    ring = Keyring(log)
+    ring = Keyring(log, NoCopy())
     await ring.refresh()
     asked = log.asked
     assert asked == 3
