@@ -226,10 +226,16 @@ def _calibrated(found: Mapping[str, Scored], where: str, wanted: float | None, b
         errors = [evaluate.calibration_error(scored, column) for column in range(len(scored.models))]
         rows = np.arange(len(scored.y))
         worst = int(np.argmax([error(rows) for error in errors]))
-        figure = evaluate.figure(partial(_mean, errors), len(rows), bootstrap // 4)
+        figure = _centred(evaluate.figure(partial(_mean, errors), len(rows), bootstrap // 4))
         note = f"worst: {scored.models[worst]} {errors[worst](rows):.3f}"
         side: Side = "reported" if wanted is None else "at most"
         yield Goal("calibration", f"mean ECE, {name}, {where}", figure, side, wanted or float("nan"), note)
+
+
+def _centred(figure: Figure) -> Figure:
+    """The interval's width around the figure itself: resampling repeats rows, which an ECE takes for miscalibration."""
+    half = (figure["high"] - figure["low"]) / 2
+    return {"value": figure["value"], "low": max(0.0, figure["value"] - half), "high": figure["value"] + half}
 
 
 def _mean(figures: Sequence[Callable[[Rows], float]], rows: Rows) -> float:
