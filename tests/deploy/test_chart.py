@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from policies.document import load
+from router.cli import keys
 from router.telemetry import Telemetry
 from tests.deploy.stack import DEPLOY, ROOT, serving
 
@@ -25,6 +27,7 @@ CASES: dict[str, Values] = {
     "as it comes": {},
     "without volumes": {"journal": {"persistent": False}},
     "fixed size": {"autoscaling": {"enabled": False}, "replicas": 3},
+    "open to all": {"open": True},
     "by CPU alone": {"autoscaling": {"inFlight": 0}},
     "everything": {
         "image": {"repository": "example/tierwise", "tag": "1.2.3", "pullPolicy": "Always"},
@@ -36,7 +39,11 @@ CASES: dict[str, Values] = {
         "journal": {"persistent": True, "size": "20Gi", "storageClass": "fast"},
         "service": {"type": "LoadBalancer", "port": 8080},
         "networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}], "internet": False},
-        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "serviceMonitor": {
+            "enabled": True,
+            "labels": {"release": "prometheus"},
+            "key": {"secret": "keys", "key": "prometheus"},
+        },
         "nodeSelector": {"kubernetes.io/arch": "amd64"},
         "tolerations": [{"key": "spot", "operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
@@ -70,6 +77,19 @@ SERVICE_MONITOR = {
                             "port": {"type": "string"},
                             "path": {"type": "string", "pattern": "^/"},
                             "interval": {"type": "string", "pattern": "^[0-9]+(ms|s|m)$"},
+                            "authorization": {
+                                "type": "object",
+                                "required": ["credentials"],
+                                "additionalProperties": False,
+                                "properties": {
+                                    "credentials": {
+                                        "type": "object",
+                                        "required": ["name", "key"],
+                                        "additionalProperties": False,
+                                        "properties": {"name": {"type": "string"}, "key": {"type": "string"}},
+                                    }
+                                },
+                            },
                         },
                     },
                 },
@@ -137,6 +157,8 @@ def test_validation_is_strict() -> None:
         {"journal": {"size": "much"}},
         {"policy": ""},
         {"networkPolicy": {"clients": [{}]}},
+        {"open": "yes"},
+        {"serviceMonitor": {"enabled": True, "key": {"secret": "keys"}}},
     ],
 )
 def test_the_schema_refuses(values: Values) -> None:
@@ -213,11 +235,42 @@ def test_runs_the_policy_it_was_given() -> None:
     folder, _, name = args.policy.rpartition("/")
     assert mounts[folder] == "policy"
     assert mounts[args.data_dir] == "data"
-    assert (args.host, args.open, args.workers) == ("0.0.0.0", True, 1)
+    assert (args.host, args.open, args.workers) == ("0.0.0.0", False, 1)
     assert {args.port} == {port["containerPort"] for port in container["ports"]}
     loaded = load(objects["ConfigMap"]["data"][name], file=name, environ={"REDIS_URL": "redis://store:6379"})
     assert loaded.policy.redis == "redis://store:6379"
+    assert loaded.policy.auth.required, "or it would refuse to start"
+    assert loaded.policy.auth.public_metrics, "for the ServiceMonitor brings no key"
     assert loaded.warnings == ()
+
+
+def test_it_is_open_only_where_somebody_says_so() -> None:
+    (container,) = pod(by_kind({"open": True}))["spec"]["containers"]
+    assert serving(container["args"]).open
+    for values, said in (({}, "Clients need keys"), ({"open": True}, "whoever reaches it may spend")):
+        with helm.Chart.load(CHART) as chart:
+            notes = chart.render(dict(values), name="tw", namespace="llm")
+        assert said in next(text for name, text in notes.items() if name.endswith("NOTES.txt"))
+
+
+def test_the_commands_of_the_notes_are_understood() -> None:
+    with helm.Chart.load(CHART) as chart:
+        notes = chart.render({}, name="tw", namespace="llm")
+    text = next(text for name, text in notes.items() if name.endswith("NOTES.txt"))
+    commands = re.findall(r"-- tierwise (keys .*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    parser = argparse.ArgumentParser()
+    keys.register(parser)
+    for command in commands:
+        args = parser.parse_args(command.split()[1:])
+        assert args.policy == "/etc/tierwise/policy.yaml"
+
+
+def test_a_monitor_may_bring_an_admins_key_by_reference() -> None:
+    endpoint = by_kind(CASES["everything"])["ServiceMonitor"]["spec"]["endpoints"][0]
+    assert endpoint["authorization"] == {"credentials": {"name": "keys", "key": "prometheus"}}
+    (plain,) = by_kind({"serviceMonitor": {"enabled": True}})["ServiceMonitor"]["spec"]["endpoints"]
+    assert "authorization" not in plain
 
 
 def test_a_changed_policy_rolls_the_pods() -> None:

@@ -37,6 +37,15 @@ def test_each_prices_every_backend_and_reaches_every_tier(name: str) -> None:
     assert all(backend.context_window for tier in policy.tiers.values() for backend in tier.backends)
 
 
+@pytest.mark.parametrize("name", presets.names())
+def test_each_takes_its_store_from_outside_but_the_demo(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo is self-contained: a REDIS_URL that happens to be set must not get made-up entries."""
+    monkeypatch.setenv("REDIS_URL", "redis://store:6379/0")
+    assert load_policy(name).policy.redis == ("" if name == "demo" else "redis://store:6379/0")
+    monkeypatch.delenv("REDIS_URL")
+    assert load_policy(name).policy.redis == ""
+
+
 def served(name: str, domain: str = "chat", complexity: float = 0.2, tokens: int = 50, **success: float) -> str:
     known = some_signals(domain, complexity, error=0.01, **success)
     return decide(load_policy(name), Features(input_tokens=tokens), known, a_view()).tier
