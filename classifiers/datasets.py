@@ -88,7 +88,8 @@ def _object(line: bytes, where: str) -> Mapping[str, Any]:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); expected one object a line") from error
+        nan = "; JSON has no NaN: leave out a score that is not known" if b"NaN" in line else ""
+        raise DataError(f"{where}: not valid JSON ({error}); expected one object a line{nan}") from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
