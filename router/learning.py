@@ -1,17 +1,22 @@
-"""What a journal teaches: its entries with feedback as rows to train on, weighted by the odds of their choices."""
+"""What a journal teaches: entries with feedback as rows to train on, and what another policy would have been worth."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from classifiers.classifier import Classifier
 from classifiers.datasets import Row
-from classifiers.offpolicy import Importance
+from classifiers.offpolicy import Importance, doubly_robust
 from classifiers.targets import normal
+from policies.decide import decide
+from policies.document import Loaded
 from policies.schema import Policy
 from policies.values import Entry
 from router.ledger.feedback import FeedbackError, judged
@@ -43,6 +48,12 @@ class Log:
                 scores={model: score},
                 weight=weights.weight(model, entry.decision.propensity),
             )
+
+    def judged(self) -> Iterator[tuple[Entry, float]]:
+        """The entries that `rows` makes rows of, with their scores. Raises `FeedbackError` like it."""
+        self._weights()
+        for entry, score, _ in self._usable(Counter()):
+            yield entry, score
 
     def about(self) -> dict[str, Any]:
         """What a manifest says of the log: how many entries, which ones, how many by chance, what was left out."""
@@ -76,6 +87,37 @@ class Log:
                 left_out[NO_CONTENT] += 1
             else:
                 yield entry, score, self.names.get(entry.backend) or normal(entry.served_model)
+
+
+def valued(log: Log, loaded: Loaded, classifier: Classifier) -> dict[str, Any]:
+    """What a policy would have been worth on the log: mean score with a 95% interval, beside what was scored.
+
+    Each entry is decided again, by this policy and classifier, without exploration, in the world as it was then. The
+    share of entries whose choice the log had no odds of is told: there the predictions alone speak.
+    Raises `FeedbackError` where no entry is of use, or one was answered by a tier that the policy does not have.
+    """
+    columns: list[tuple[float, float, float, float, float]] = []
+    strange = 0
+    for entry, score in log.judged():
+        signals = classifier.second_look(entry.features)
+        tier = decide(loaded, entry.features, signals, replace(entry.view, draw=1.0)).tier
+        if entry.tier not in signals.success or tier not in signals.success:
+            known = ", ".join(loaded.policy.tiers)
+            raise FeedbackError(
+                f"entry {entry.id}: answered by {entry.tier!r}, sent to {tier!r}; the tiers are {known}"
+            )
+        taken, chosen = (signals.success[name].probability for name in (entry.tier, tier))
+        columns.append((score, entry.decision.propensity, float(tier == entry.tier), taken, chosen))
+        strange += tier != entry.tier and entry.decision.propensity >= 1
+    table = np.array(columns, np.float64)
+    value, low, high = doubly_robust(*table.T)
+    return {
+        "entries": len(table),
+        "scored": float(table[:, 0].mean()),
+        "value": {"value": value, "low": low, "high": high},
+        "same_choice": float(table[:, 2].mean()),
+        "without_odds": strange / len(table),
+    }
 
 
 def names_in(policy: Policy) -> dict[str, str]:

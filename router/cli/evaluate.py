@@ -19,7 +19,19 @@ FIGURES = ("apgr", "cpt50", "cpt80", "aiq", "saving_at_equal_quality")
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help=".jsonl or .jsonl.gz rows")
+    parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help=".jsonl or .jsonl.gz rows")
+    parser.add_argument(
+        "--from-ledger",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="JOURNAL",
+        help="value --policy by entries with feedback",
+    )
+    parser.add_argument(
+        "--feedback", type=Path, nargs="+", default=[], metavar="FILE", help='lines of {"request_id", "score"}'
+    )
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="with --from-ledger: the policy, with its artifact")
     parser.add_argument("--artifact", type=Path, metavar="DIR", help="artifact to judge (default: the one shipped)")
     parser.add_argument("--small", metavar="MODEL", help="the cheap model, as rows name it")
     parser.add_argument("--large", metavar="MODEL", help="the dear model, as rows name it")
@@ -54,12 +66,18 @@ def run(args: argparse.Namespace) -> int:
     from classifiers.datasets import DataError
     from classifiers.encoder import EncoderUnavailable
     from classifiers.evaluate import EvaluationError
+    from policies.document import PolicyErrors
 
+    if bool(args.data) == bool(args.from_ledger) or bool(args.from_ledger) != bool(args.policy):
+        print("tierwise evaluate: give --data, or --from-ledger with --policy", file=sys.stderr)
+        return 2
     if bool(args.small) != bool(args.large) and not args.figures:
         print("tierwise evaluate: --small and --large go together", file=sys.stderr)
         return 2
     try:
-        if args.figures:
+        if args.from_ledger:
+            report = {"policy": _valued(args)}
+        elif args.figures:
             from router.cli import figures
             from router.cli.train import work_folder
 
@@ -67,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
                 report = figures.run(args, work)
         else:
             report = _report(args)
-    except (ArtifactError, DataError, EncoderUnavailable, EvaluationError, ValueError, OSError) as error:
+    except (
+        ArtifactError, DataError, EncoderUnavailable, EvaluationError, PolicyErrors, ValueError, OSError,
+    ) as error:  # fmt: skip
         print(f"tierwise evaluate: {error}", file=sys.stderr)
         return 1
     if args.json:
@@ -75,6 +95,17 @@ def run(args: argparse.Namespace) -> int:
     elif not args.figures:
         _print(report)
     return 0
+
+
+def _valued(args: argparse.Namespace) -> dict[str, Any]:
+    from router.cli.classify import encoders
+    from router.learning import Log, valued
+    from router.settings import load_policy
+    from router.signals import load_classifier
+
+    loaded = load_policy(args.policy)
+    classifier = load_classifier(loaded.policy, *encoders(args.look, args.weights, args.device))
+    return valued(Log(args.from_ledger, args.feedback), loaded, classifier)
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
@@ -162,6 +193,12 @@ def _print(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
+    if policy := report.get("policy"):
+        console.print(
+            f"{policy['entries']} entries scored {policy['scored']:.3f}; this policy would be worth "
+            f"{_shown(policy['value'])}, with the same choice on {policy['same_choice']:.0%} and by predictions alone "
+            f"on {policy['without_odds']:.0%}"
+        )
     if pair := report.get("pair"):
         table = Table(
             title=f"{pair['small']['model']} → {pair['large']['model']}, {pair['rows']} rows, {report['look']} look"

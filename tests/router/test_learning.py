@@ -14,6 +14,7 @@ from router.learning import Log
 from router.ledger.feedback import Feedback, FeedbackError
 from router.ledger.journal_file import JournalFile, Line
 from tests.classifiers.small_world import rows as world
+from tests.journeys.conftest import POLICY
 from tests.router.ledger.entries import NOON, entry
 
 MODELS = {"small": "Acme/Tiny-7B-AWQ", "large": "big-70b"}
@@ -117,6 +118,31 @@ def test_bad_feedback_ends_training_with_nothing_written(
     assert main([*command, "--feedback", str(said)]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_policy_is_valued_before_it_is_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Small is always wrong here and large always right, and the log went small three times in four."""
+    found = [(made, float(made.tier == "large")) for made, _ in judged(60)]
+    journal, values = write(tmp_path / "j", found), {}
+    for tier in ("small", "large"):
+        policy = tmp_path / f"{tier}.yaml"
+        policy.write_text(
+            POLICY + f"rules: [{{name: all, when: {{turns: {{at_least: 1}}}}, tier: {tier}}}]\nexploration: 0.5\n"
+        )
+        command = ["evaluate", "--from-ledger", str(journal), "--policy", str(policy), "--look", "lexical", "--json"]
+        assert main(command) == 0
+        values[tier] = json.loads(capsys.readouterr().out)["policy"]
+    assert values["large"]["entries"] == 60
+    assert values["large"]["scored"] == pytest.approx(0.25)
+    assert values["large"]["same_choice"] == pytest.approx(0.25)
+    assert values["large"]["without_odds"] == 0
+    assert values["large"]["value"]["value"] == pytest.approx(1.0, abs=0.05)
+    assert values["small"]["value"]["value"] == pytest.approx(0.0, abs=0.05)
+    other = tmp_path / "other.yaml"
+    other.write_text(POLICY.replace("large:", "huge:").replace("baseline: large", "baseline: huge"))
+    assert main(["evaluate", "--from-ledger", str(journal), "--policy", str(other), "--look", "lexical"]) == 1
+    assert "answered by 'large'" in capsys.readouterr().err
+    assert main(["evaluate", "--from-ledger", str(journal)]) == 2
 
 
 def test_options_that_make_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
