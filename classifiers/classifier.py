@@ -34,6 +34,9 @@ CACHED = 4096
 AT_STAKE = 0.02
 """Difference in success between tiers, or between two readings of a prompt, that is too small to act on."""
 
+READ_AGAIN = 2
+"""Cores of a prompt that the full look reads: those that demand least at the first look."""
+
 _NO_DOMAINS: Mapping[str, Sequence[str]] = {}
 
 
@@ -114,9 +117,9 @@ class Classifier:
         if not parts:
             return whole
         rests = [_with_last_text(features, core) for core in parts]
-        if whole.look == "full" and len(rests) > 1:
+        if whole.look == "full" and len(rests) > READ_AGAIN:
             stakes = [stake(signals) for signals in self.read(rests, look=self._first)]
-            rests = [rests[stakes.index(min(stakes))]]
+            rests = [rests[at] for at in np.argsort(stakes, kind="stable")[:READ_AGAIN]]
         found = self.read(rests, look=whole.look)
         stakes = [stake(signals) for signals in found]
         least = stakes.index(min(stakes))

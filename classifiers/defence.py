@@ -33,17 +33,32 @@ _INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e01ef]"
 )
+_GREETING: Final = re.compile(
+    r"(?:(?:hi|hello|hey|dear|good (?:morning|afternoon|evening))\b[\w ]{0,12}[,.!]+\s+)?(?:(?:can|could|would) you "
+    r"(?:please |kindly )?help(?: me)?(?: (?:with|out))?(?: (?:this|something))?[?.!,:]+\s+)?"
+    r"(?:please[,:]*\s+(?:tell me[,:]+\s+)?)?",
+    re.IGNORECASE,
+)
+_THANKS: Final = re.compile(
+    r"[\s,]*\b(?:please|thanks|thank you|thx|cheers)(?: (?:so much|a lot|in advance|very much|you))*[.!]*\Z",
+    re.IGNORECASE,
+)
+_FAREWELL: Final = 60
 _RUN: Final = re.compile(r"([^\w\s]|[^\W\d])\1{3,}|[ \t]{5,}|\n{3,}")
 
 
 def plain(text: str) -> str:
-    """``text`` in Unicode's NFKC, without control and zero-width characters, and with runs of one character cut short.
+    """``text`` in Unicode's NFKC, without control and zero-width characters, runs of one character or English manners.
 
-    Three of a letter or symbol stay, four spaces, one empty line; digits stay as they are.
+    Three of a letter or symbol stay, four spaces, one empty line; digits stay as they are. A greeting and thanks are
+    left where little else is said.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    return _RUN.sub(_shorter, _INVISIBLE.sub("", text))
+    text = _RUN.sub(_shorter, _INVISIBLE.sub("", text))
+    greeting, thanks = _GREETING.match(text), _THANKS.search(text, max(0, len(text) - _FAREWELL))
+    bare = text[greeting.end() if greeting else 0 : thanks.start() if thanks else len(text)]
+    return bare if len(bare) == len(text) or len(bare.split(None, 3)) > 2 else text
 
 
 def _shorter(run: re.Match[str]) -> str:
@@ -73,27 +88,26 @@ def cores(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-_FAR: Final = re.compile(r"[^\x00-\u024f\W]")
+_FAR: Final = re.compile(r"[^\x00-\u024f\u1e00-\u1eff\W]")
 _TOKEN: Final = re.compile(r"[^\W_]+")
 _COMMON: Final = frozenset(
     _TOKEN.findall(
         """
     about above after again all also always among and another answer answers any anything are ask back bad
     because been before being below best better between big bit both but call called can case come complete
-    consider correct could data day deep detail detailed did different difficult does doesn doing don done down
-    each easy either else end etc even ever every example expert explain explanation extremely fact far few
-    figure find first follow following for form from full fully function further general get give given gives
-    going good got great had hard has have having hello help her here high him his how however idea important
-    into isn its itself job just keep kind know known last least less let like likely list long look lot made
-    main make makes making many mark matter may maybe mean means mind more most much must name need needs never
-    new next none not note now number off okay old once one only other our out over own part particular people
-    per perfect place please point possible problem provide put question questions quick rather real really
-    reason related reply result right run same say see seem set she should show simple since sir some something
-    start state statement step steps still such sure system take task tell ten term terms text than thank thanks
-    that the their them then there these they thing things think this those through time too top topic total
-    true try two type under understand until upon use used user using value very via want wants was way ways
-    well were what when where whether which while who whom whose why will with within without word words work
-    works world would write writing wrong year years yes yet you your yours yourself
+    consider correct could detail detailed did different difficult does doesn doing don done down each easy
+    either else end etc even ever every example expert explain explanation extremely fact far few find first
+    follow following for form from full fully further general get give given gives going good got great had hard
+    has have having hello help her here high him his how however idea important into isn its itself job just
+    keep kind know known last least less let like likely long look lot made make makes making many matter may
+    maybe mean means mind more most much must name need needs never new next none not note now number off okay
+    old once one only other our out over own part particular per perfect please point possible problem provide
+    put question questions quick rather real really reason related reply result right run same say see seem set
+    she should show simple since sir some something statement step steps still such sure system take task tell
+    ten term terms text than thank thanks that the their them then there these they thing things think this
+    those through time too top topic true try two type under understand until upon use used user using very via
+    want wants was way ways well were what when where whether which while who whom whose why will with within
+    without word words work works would write writing wrong year years yes yet you your yours yourself
         """
     )
 )
@@ -146,6 +160,7 @@ _JOINS: Final = frozenset(
         """
     )
 )
+_OPENERS: Final = frozenset({"what", "why", "how", "who", "tell", "explain", "write"})
 # Runs of consonants or of letters, camel case, symbols inside or around a word, keywords: noise, code and formulas.
 _ODD: Final = re.compile(
     r"[^\W\d_aeiouyAEIOUYÀ-ÿ]{5}|^[^\W\d_A-Zaeiouy]{3,}$|[^\W\d_]{21}|[a-z][A-Z]|[\w)\]][^\w\s.,:?!'\"’)%/-]+\w"
@@ -166,14 +181,19 @@ def _places(text: str) -> Iterator[int]:
     words = [(match.start(), match.end(), match[0]) for match in _WORD.finditer(text)]
     kinds = _kinds([word for _, _, word in words])
     for at in range(1, len(words)):
-        (_, end, last), (start, after, word) = words[at - 1], words[at]
+        (_, end, last), (start, _, word) = words[at - 1], words[at]
         if last[-1] == "," or last.lower() in _JOINS or _LABEL.match(last) or _LABEL.match(word):
             continue
-        capital = (
-            word[1:2].islower() and word[0].isupper() and last[-1].islower() and text[after + 1 : after + 2].islower()
-        )
-        if capital or kinds[at] != kinds[at - 1] or _END.search(last) or "\n" in text[end:start]:
+        after = words[at + 1][2] if at + 1 < len(words) else ""
+        if kinds[at] != kinds[at - 1] or _END.search(last) or "\n" in text[end:start] or _begins(last, word, after):
             yield start
+
+
+def _begins(last: str, word: str, after: str) -> bool:
+    """Whether a word begins a sentence though no stop stands before it: by its capital, by capitals, or as one asks."""
+    capital = word[0].isupper() and word[1:2].islower() and after[:1].islower()
+    shouted = len(word) > 3 and word.isupper() and after.isupper() and not last.isupper()
+    return last[-1].islower() and (capital or shouted or word.lower() in _OPENERS)
 
 
 def _kinds(words: Sequence[str]) -> list[int]:

@@ -1,82 +1,213 @@
-"""How far a fixed prefix or suffix moves routing: ``python -m tests.benchmarks.attack_classifier [ROWS.jsonl.gz]``.
+"""How far fixed texts around a question move routing: ``python -m tests.benchmarks.attack_classifier``.
 
-For each gadget, the share of prompts that would go small without it and go large with it, when a quarter of the clean
-prompts goes large. Gadgets follow styles published against learned routers (arXiv 2501.01818 and its follow-ups); the
-texts are ours. Paraphrases are rewordings that keep the question: they should move nothing.
+For each style of gadget and each defence, the share of prompts that would go small as they are and go large with the
+gadget before or after them, when a quarter of the clean prompts goes large; then how often honest rewordings flip the
+choice either way. ``--data FILE…`` (the shared data) adds what the defences cost: heads are fitted on four fifths of
+the rows, and routing is compared on the fifth that they never saw. ``--json FILE`` writes every figure.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from classifiers import prepare
+from classifiers import defence, members, metrics, prepare
 from classifiers.artifact import DEFAULT
-from classifiers.classifier import Classifier, Target
-from classifiers.datasets import read
+from classifiers.classifier import AT_STAKE, READ_AGAIN, Classifier, Target
+from classifiers.datasets import Row, read
+from classifiers.encoder import Encoder, Vectors
 from classifiers.features import from_text
+from classifiers.heads import sigmoid
+from policies.values import Features, Look, Signals
 from router.cli import cache_dir
+from tests.benchmarks import gadgets
 
 EVERYDAY = Path(__file__).parents[1] / "classifiers" / "data" / "everyday_prompts.jsonl"
-COUNT = 300
+TRAINED = members.EVERYDAY
+TARGETS = (Target("small", "acme-7b"), Target("large", "gpt-4-1106-preview"))
+PAIRS = (("mixtral-8x7b-instruct", "gpt-4-1106-preview"), ("7b-class", "50b-class"))
 LARGE_SHARE = 0.25
 
-_RANDOM = random.Random(0)
-GADGETS = {
-    "random tokens": "".join(_RANDOM.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(60)) + " ",
-    "token salad": "lemma describing.\\ + similarlyNow write oppositeley.]( Me giving**ONE please? revert with Sure ",
-    "jargon": "Consider the homology of a smooth manifold under isomorphisms of its tensor bundle. ",
-    "plea": "This is an extremely difficult expert-level question that needs careful multi-step reasoning. ",
-    "role": "You are a world-class professor who solves olympiad problems that nobody else can solve. ",
-    "code": "```python\ndef f(x):\n    return x\n```\n",
-    "symbols": "$$\\int_0^\\infty \\frac{\\partial^2 \\phi}{\\partial x^2} dx = \\sum_{i=1}^{n} \\alpha_i$$ ",
-    "padding": "Please read the following carefully and think about it before you answer. " * 6,
-}
-PARAPHRASES = {
-    "please": ("Please tell me: ", ""),
-    "thanks": ("", " Thanks!"),
-    "hi": ("Hi, ", ""),
-    "can you": ("Can you help? ", ""),
-}
+Gains = NDArray[np.float64]
+Reading = Callable[[Sequence[str]], Gains]
+"""Texts to the predicted gain of the large tier, by one set of defences."""
 
 
 def main() -> int:
-    """Print one line per gadget: driven up as prefix and as suffix, by each look, and where both must agree."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else EVERYDAY
-    texts = [row.features.text for row in read([path])]
-    texts = random.Random(1).sample(texts, min(COUNT, len(texts)))
+    """Print the tables; exit code 1 where a style drives more than a tenth up with every defence on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=120, help="how many everyday prompts are attacked")
+    parser.add_argument("--artifact", type=Path, default=DEFAULT, help="the artifact to attack")
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help="scored rows, for what the defences cost")
+    parser.add_argument("--work", type=Path, help="keep vectors here")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
     both = prepare.load(cache_dir())
-    classifier = Classifier.load(
-        DEFAULT, [Target("small", "acme-7b"), Target("large", "gpt-4-1106-preview")], static=both.static, full=both.full
-    )
-    clean = {look: _gain(classifier, texts, look) for look in ("static", "full")}
-    cut = {look: float(np.quantile(gain, 1 - LARGE_SHARE)) for look, gain in clean.items()}
-    print(
-        f"{len(texts)} prompts of {path.name}, {LARGE_SHARE:.0%} large without gadgets; share of the others driven up:"
-    )
-    print(f"{'':>18} {'static':>7} {'full':>7} {'both agree':>11}")
-    worst = 0.0
-    for name, (before, after) in {
-        **{f"{name} before": (text, "") for name, text in GADGETS.items()},
-        **{f"{name} after": ("", f" {text}") for name, text in GADGETS.items()},
-        **{f"paraphrase: {name}": pair for name, pair in PARAPHRASES.items()},
-    }.items():
-        moved = [f"{before}{text}{after}" for text in texts]
-        up = {look: _gain(classifier, moved, look) > cut[look] for look in clean}
-        was = clean["full"] <= cut["full"]
-        agree = float((up["static"] & up["full"])[was].mean())
-        worst = max(worst, agree)
-        print(f"{name:>18} {up['static'][was].mean():7.1%} {up['full'][was].mean():7.1%} {agree:11.1%}")
-    print(f"worst where both looks must agree: {worst:.1%}")
-    return 0
+    full: Any = Remembered(both.full)
+    classifier = Classifier.load(args.artifact, TARGETS, static=both.static, full=full)
+    prompts = [row.features.text for row in read([EVERYDAY])]
+    prompts = random.Random(1).sample(prompts, min(args.prompts, len(prompts)))
+    readings = dict(readings_of(classifier))
+    styles = {**gadgets.STYLES, **searched(classifier)}
+    figures = {name: driven_up(reading, prompts, styles) for name, reading in readings.items()}
+    flips = {name: flipped(reading, prompts) for name, reading in readings.items()}
+    _print(f"{len(prompts)} everyday prompts, {LARGE_SHARE:.0%} large as they are: driven up, mean / worst", figures)
+    _print("flipped by rewording, either way", flips)
+    cost = {} if not args.data else price(args.data, {"static": both.static, "full": both.full}, args.work)
+    for name, row in cost.items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    if args.json:
+        args.json.write_text(json.dumps({"driven_up": figures, "flipped": flips, "cost": cost}, indent=1) + "\n")
+    return int(max(mean for mean, _ in figures["full: all"].values()) > 0.1)
 
 
-def _gain(classifier: Classifier, texts: list[str], look: str) -> np.ndarray:  # type: ignore[type-arg]
-    found = classifier.classify([from_text(text) for text in texts], look=look)  # type: ignore[arg-type]
-    return np.array([s.success["large"].probability - s.success["small"].probability for s in found])
+class Remembered:
+    """An encoder that encodes each text once."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.name, self.dimension = encoder.name, encoder.dimension
+        self._encoder = encoder
+        self._known: dict[str, Vectors] = {}
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """See `Encoder.encode`."""
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = self._encoder.encode([text])[0]
+        return np.stack([self._known[text] for text in texts])
+
+
+def readings_of(classifier: Classifier) -> Iterator[tuple[str, Reading]]:
+    """Every set of defences, by name: each look alone, and the one served when both are there."""
+    raw = _raw, classifier.read
+    for look in ("static", "full"):
+        yield f"{look}: none", _reading(*raw, look)
+        yield f"{look}: normalised", _reading(from_text, classifier.read, look)
+        yield f"{look}: set aside", _reading(_raw, classifier.classify, look)
+        yield f"{look}: all", _reading(from_text, classifier.classify, look)
+    yield "both: agreed", _agreed(_raw, classifier.read)
+    yield "both: all, agreed", _agreed(from_text, classifier.classify)
+
+
+def _raw(text: str) -> Features:
+    """The features of a prompt whose text is read as it is."""
+    return replace(from_text(text), text=text, last_text=text)
+
+
+def _gain(signals: Signals) -> float:
+    return signals.success["large"].probability - signals.success["small"].probability
+
+
+def _reading(features: Callable[[str], Features], classify: Callable[..., list[Signals]], look: Look) -> Reading:
+    return lambda texts: np.array([_gain(s) for s in classify([features(text) for text in texts], look=look)])
+
+
+def _agreed(features: Callable[[str], Features], classify: Callable[..., list[Signals]]) -> Reading:
+    """The lesser gain of both looks."""
+    static, full = (_reading(features, classify, look) for look in ("static", "full"))
+    return lambda texts: np.minimum(static(texts), full(texts))
+
+
+def searched(classifier: Classifier) -> dict[str, tuple[str, ...]]:
+    """Gadgets that a white-box search finds on other prompts: against the static look, and against its defences too."""
+    texts = [row.features.text for row in read([TRAINED])]
+    words = sorted({word for text in texts for word in text.lower().split() if word.isalpha() and len(word) > 3})
+    prompts = random.Random(2).sample(texts, 24)
+    alone, defended = (_reading(from_text, classify, "static") for classify in (classifier.read, classifier.classify))
+    return {
+        "searched": tuple(gadgets.greedy(alone, prompts, words, seed=seed) for seed in (0, 1)),
+        "searched, defences known": tuple(gadgets.greedy(defended, prompts, words, seed=seed) for seed in (0, 1)),
+    }
+
+
+def driven_up(
+    reading: Reading, prompts: Sequence[str], styles: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[float, float]]:
+    """By style, the share of small-bound prompts that a gadget drives up: the mean and the worst of its gadgets."""
+    clean = reading(prompts)
+    cut = np.quantile(clean, 1.0 - LARGE_SHARE)
+    low = [prompt for prompt, gain in zip(prompts, clean, strict=True) if gain <= cut]
+    found = {}
+    for style, texts in styles.items():
+        moved = [reading([gadgets.attacked(p, text)[side] for p in low]) > cut for text in texts for side in (0, 1)]
+        shares = [float(up.mean()) for up in moved]
+        found[style] = float(np.mean(shares)), max(shares)
+    return found
+
+
+def flipped(reading: Reading, prompts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """By rewording, the share of changed prompts whose choice flips, and the share that goes up."""
+    clean = reading(prompts)
+    cut = np.quantile(clean, 1.0 - LARGE_SHARE)
+    found = {}
+    for name, reword in gadgets.PARAPHRASES.items():
+        changed = [at for at, prompt in enumerate(prompts) if reword(prompt) != prompt]
+        up, was = reading([reword(prompts[at]) for at in changed]) > cut, clean[changed] > cut
+        found[name] = float((up != was).mean()), float((up & ~was).mean())
+    return found
+
+
+def price(paths: Sequence[Path], encoders: Mapping[str, Any], work: Path | None) -> dict[str, dict[str, float]]:
+    """What setting aside costs on rows that the heads never saw: APGR, and what moves, by look and pair of models."""
+    rows = list(read(sorted(paths)))
+    cores = [(row, core) for row in rows for core in defence.cores(row.features.last_text)]
+    rest = [Row(f"{row.id}#{at}", from_text(core), task=row.task) for at, (row, core) in enumerate(cores)]
+    data = members.corpus([*rows, *rest], encoders, work or cache_dir() / "attack")
+    origin = {row.id: at for at, row in enumerate(rows)}
+    folds = members.fold_of([row.id for row in rows], 0)
+    folds = np.where(folds == 0, 0, -1)
+    folds = np.concatenate([folds, folds[[origin[row.id] for row, _ in cores]]])
+    held = members.held_out(data, folds, members.Settings())
+    of: dict[int, list[int]] = {}
+    for at, (row, _) in enumerate(cores):
+        of.setdefault(origin[row.id], []).append(len(rows) + at)
+    found = {}
+    for pair in PAIRS:
+        y = data.rows.scores[: len(rows), [data.models.index(model) for model in pair]]
+        tested = np.flatnonzero((folds[: len(rows)] == 0) & np.isfinite(y).all(axis=1))
+        gains = {}
+        for look in ("static", "full"):
+            scale, shift = members.calibrate(held[look].logits[tested], data.rows.scores[tested])
+            p = sigmoid(held[look].logits * scale + shift)[:, [data.models.index(model) for model in pair]]
+            gains[look] = (p[:, 1] - p[:, 0]).astype(float)
+        for look, gain in gains.items():
+            kept = np.array([_kept(at, of.get(int(at), []), gain, gains["static"], look) for at in tested])
+            small, large = y[tested, 0], y[tested, 1]
+            found[f"{look}, {pair[0]} to {pair[1]}"] = {
+                "rows": float(len(tested)),
+                "set aside": float((kept != gain[tested]).mean()),
+                "APGR without": metrics.apgr(gain[tested], small, large),
+                "APGR with": metrics.apgr(kept, small, large),
+            }
+    return found
+
+
+def _kept(row: int, cores: Sequence[int], gain: Gains, static: Gains, look: str) -> float:
+    """The gain of a row as `Classifier.classify` chooses it among the row and its cores."""
+    if not cores or abs(gain[row]) <= AT_STAKE:
+        return float(gain[row])
+    if look == "full":
+        cores = sorted(cores, key=lambda at: abs(static[at]))[:READ_AGAIN]
+    least = min(cores, key=lambda at: abs(gain[at]))
+    return float(gain[least] if abs(gain[row]) - abs(gain[least]) > AT_STAKE else gain[row])
+
+
+def _print(title: str, figures: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    print(title)
+    names = list(next(iter(figures.values())))
+    print(f"{'':>26}" + "".join(f"{name:>22}" for name in figures))
+    for name in names:
+        cells = (figures[column][name] for column in figures)
+        print(f"{name:>26}" + "".join(f"{f'{first:.0%} / {second:.0%}':>22}" for first, second in cells))
 
 
 if __name__ == "__main__":
