@@ -115,7 +115,7 @@ def _reliability(axis: Any, scored: Scored) -> None:
         predicted = [scored.honest[i, column].mean() for i in order]
         axis.plot(predicted, [scored.y[i, column].mean() for i in order], "o-", markersize=3, label=_short(model))
     axis.plot([0, 1], [0, 1], "--", color="grey")
-    axis.set(xlabel="predicted success", ylabel="actual success", title="Reliability")
+    axis.set(xlabel="predicted success", ylabel="actual success", title=f"Reliability, {len(scored.models)} models")
     axis.legend(fontsize="small" if len(scored.models) > 3 else None)
 
 
