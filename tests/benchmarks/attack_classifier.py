@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from classifiers.datasets import Row, read
 from classifiers.encoder import Encoder, Vectors
 from classifiers.features import from_text
 from classifiers.heads import sigmoid
-from policies.values import Features, Look, Signals
+from policies.decide import decide
+from policies.document import load
+from policies.values import Features, Look, Signals, View
 from router.cli import cache_dir
 from tests.benchmarks import gadgets
 
@@ -36,6 +39,18 @@ TRAINED = members.EVERYDAY
 TARGETS = (Target("small", "acme-7b"), Target("large", "gpt-4-1106-preview"))
 PAIRS = (("mixtral-8x7b-instruct", "gpt-4-1106-preview"), ("7b-class", "50b-class"))
 LARGE_SHARE = 0.25
+POLICY = """
+version: 1
+tiers:
+  small:
+    backends:
+      - {name: s, kind: simulated, model: acme-7b, cost: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.1}}
+  large:
+    backends:
+      - {name: l, kind: simulated, model: gpt-4-1106-preview, cost: {input_usd_per_mtok: 10, output_usd_per_mtok: 30}}
+baseline: large
+objective: {keep_quality: 0.97}
+"""
 
 Gains = NDArray[np.float64]
 Reading = Callable[[Sequence[str]], Gains]
@@ -62,11 +77,18 @@ def main() -> int:
     flips = {name: flipped(reading, prompts) for name, reading in readings.items()}
     _print(f"{len(prompts)} everyday prompts, {LARGE_SHARE:.0%} large as they are: driven up, mean / worst", figures)
     _print("flipped by rewording, either way", flips)
+    policies = dict(by_policy(classifier))
+    for name, reading in policies.items():
+        print(f"keep_quality 0.97, {name}: {reading(prompts).mean():.0%} of clean prompts go large")
+    chosen = {name: driven_up(reading, prompts, styles, 0.5) for name, reading in policies.items()}
+    _print("driven up where the policy keeps 97% of the large tier's quality, mean / worst", chosen)
     cost = {} if not args.data else price(args.data, {"static": both.static, "full": both.full}, args.work)
     for name, row in cost.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
     if args.json:
-        args.json.write_text(json.dumps({"driven_up": figures, "flipped": flips, "cost": cost}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"driven_up": figures, "flipped": flips, "kept": chosen, "cost": cost}, indent=1) + "\n"
+        )
     return int(max(mean for mean, _ in figures["full: all"].values()) > 0.1)
 
 
@@ -86,16 +108,16 @@ class Remembered:
         return np.stack([self._known[text] for text in texts])
 
 
-def readings_of(classifier: Classifier) -> Iterator[tuple[str, Reading]]:
-    """Every set of defences, by name: each look alone, and the one served when both are there."""
-    raw = _raw, classifier.read
-    for look in ("static", "full"):
-        yield f"{look}: none", _reading(*raw, look)
+def readings_of(classifier: Classifier, looks: Sequence[Look] = ("static", "full")) -> Iterator[tuple[str, Reading]]:
+    """Every set of defences, by name: each look alone, and where there are both, what they agree on."""
+    for look in looks:
+        yield f"{look}: none", _reading(_raw, classifier.read, look)
         yield f"{look}: normalised", _reading(from_text, classifier.read, look)
         yield f"{look}: set aside", _reading(_raw, classifier.classify, look)
         yield f"{look}: all", _reading(from_text, classifier.classify, look)
-    yield "both: agreed", _agreed(_raw, classifier.read)
-    yield "both: all, agreed", _agreed(from_text, classifier.classify)
+    if len(looks) > 1:
+        yield "both: agreed", _agreed(_raw, classifier.read)
+        yield "both: all, agreed", _agreed(from_text, classifier.classify)
 
 
 def _raw(text: str) -> Features:
@@ -129,12 +151,31 @@ def searched(classifier: Classifier) -> dict[str, tuple[str, ...]]:
     }
 
 
+def by_policy(classifier: Classifier) -> Iterator[tuple[str, Reading]]:
+    """The choices of a policy that keeps 97% of the large tier's quality, by the full look: 1 is large."""
+    loaded, view = load(POLICY, file="attack.yaml", environ={}), View(datetime(2026, 1, 1, tzinfo=UTC))
+
+    def choices(features: Callable[[str], Features], classify: Callable[..., list[Signals]]) -> Reading:
+        def read_all(texts: Sequence[str]) -> Gains:
+            batch = [features(text) for text in texts]
+            tiers = (decide(loaded, one, s, view).tier for one, s in zip(batch, classify(batch), strict=True))
+            return np.array([float(tier == "large") for tier in tiers])
+
+        return read_all
+
+    yield "none", choices(_raw, classifier.read)
+    yield "all", choices(from_text, classifier.classify)
+
+
 def driven_up(
-    reading: Reading, prompts: Sequence[str], styles: Mapping[str, Sequence[str]]
+    reading: Reading, prompts: Sequence[str], styles: Mapping[str, Sequence[str]], cut: float | None = None
 ) -> dict[str, tuple[float, float]]:
-    """By style, the share of small-bound prompts that a gadget drives up: the mean and the worst of its gadgets."""
+    """By style, the share of small-bound prompts that a gadget drives up: the mean and the worst of its gadgets.
+
+    Prompts above ``cut`` go large, by default a quarter of the clean ones.
+    """
     clean = reading(prompts)
-    cut = np.quantile(clean, 1.0 - LARGE_SHARE)
+    cut = float(np.quantile(clean, 1.0 - LARGE_SHARE)) if cut is None else cut
     low = [prompt for prompt, gain in zip(prompts, clean, strict=True) if gain <= cut]
     found = {}
     for style, texts in styles.items():
