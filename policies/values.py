@@ -253,12 +253,14 @@ class Counterfactual:
 
     ``backend`` is the baseline's. It would have counted ``input_ratio`` times the tokens in, written ``output_ratio``
     times those out, and found ``cached_input_tokens`` of its own count in its prefix cache.
+    ``assumed`` says that nothing is known of one of the ratios, which is 1 then.
     """
 
     backend: str
     input_ratio: float = 1.0
     output_ratio: float = 1.0
     cached_input_tokens: int = 0
+    assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

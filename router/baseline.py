@@ -1,9 +1,9 @@
 """What the policy's baseline tier would have done with a request that something else may have answered.
 
 Four things differ from what was done. The text is counted by another tokenizer, and another model writes more or less:
-both are ratios, learned from what backends and tiers report in the ledger's own entries. A conversation that had been
-the baseline's from its beginning would have its prefix in the cache there. And it would have been asked once: retries,
-escalations, hedges and the proxy's own time are in what was spent, never in the baseline.
+both are ratios, learned from what the books of all proxies say that backends and tiers used. A conversation that had
+been the baseline's from its beginning would have its prefix in the cache there. And it would have been asked once:
+retries, escalations, hedges and the proxy's own time are in what was spent, never in the baseline.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from policies.schema import Backend, Policy
-from policies.values import Counterfactual, Entry, Features, Signals, Usage, View
+from policies.values import Counterfactual, Features, Signals, Usage, View
+from router.ledger.lengths import TAKEN, WRITTEN, stratum
 from router.ledger.ratios import Ratios
+from router.ledger.sums import SEEN_FIELD, unpack_vector
 from router.usage import CHARACTERS_PER_TOKEN
 
 _PRIOR_TOKENS = 2_000.0
@@ -60,24 +62,25 @@ def lost_prefix(features: Features, view: View, served: str, baseline: str) -> i
 
 
 class Baseline:
-    """What has been learned of how models count and how much they write, in one process; it outlives a policy."""
+    """How models count and how much they write, as far as the books tell; it outlives a policy."""
 
     def __init__(self) -> None:
-        self._taken = Ratios(_PRIOR_TOKENS)
-        self._written = Ratios(_PRIOR_ANSWERS)
+        self.learned = False
+        self._taken, self._written = Ratios(_PRIOR_TOKENS, {}), Ratios(_PRIOR_ANSWERS, {})
 
-    def learn(self, entries: Iterable[Entry]) -> None:
-        """Learn from whole answers with measured usage; one that its limit cut short says nothing of its length."""
-        for entry in entries:
-            usage, features = entry.usage, entry.features
-            if entry.outcome != "ok" or not entry.backend or not usage.measured or not usage.output_tokens:
-                continue
-            domain, kind = _stratum(features, entry.signals)
-            if features.input_tokens and not (features.has_images or usage.audio_input_tokens):
-                self._taken.learn(entry.backend, domain, "", usage.input_tokens, features.input_tokens)
-            limit = features.max_output_tokens
-            if features.choices == 1 and (limit is None or usage.output_tokens < limit):
-                self._written.learn(entry.tier, domain, kind, usage.output_tokens, 1.0)
+    def learn(self, sums: Iterable[tuple[int, str, bytes]]) -> None:
+        """Forget what was known and learn from packed sums under `SEEN_FIELD`; others are passed over."""
+        seen: dict[str, dict[str, dict[tuple[str, str], tuple[float, float]]]] = {TAKEN: {}, WRITTEN: {}}
+        for _, name, packed in sums:
+            if name.startswith(SEEN_FIELD):
+                _, measure, subject, domain, kind = name.split("\x1f")
+                strata = seen.setdefault(measure, {}).setdefault(subject, {})
+                used, given = strata.get((domain, kind), (0.0, 0.0))
+                more, out_of = unpack_vector(packed)
+                strata[domain, kind] = used + more, given + out_of
+        self.learned = True
+        self._taken = Ratios(_PRIOR_TOKENS, seen[TAKEN])
+        self._written = Ratios(_PRIOR_ANSWERS, seen[WRITTEN])
 
     def counterfactual(
         self, policy: Policy, features: Features, signals: Signals | None, view: View, served: tuple[str, str],
@@ -85,19 +88,12 @@ class Baseline:
     ) -> Counterfactual:  # fmt: skip
         """What the baseline would have done with a request that used this much at ``served``, a tier and a backend."""
         (tier, backend), baseline = served, baseline_backend(policy).name
-        domain, _ = _stratum(features, signals)
-        taken = self._taken.ratio(baseline, backend, domain)
-        written = self._written.ratio(policy.baseline, tier, domain)
+        domain, _ = stratum(features, signals)
+        known = self._taken.ratio(baseline, backend, domain), self._written.ratio(policy.baseline, tier, domain)
+        taken, written = (1.0 if ratio is None else ratio for ratio in known)
         limit = features.max_output_tokens
         if limit is not None and usage.output_tokens:
             written = min(written, max(1.0, limit * features.choices / usage.output_tokens))
         share = lost_prefix(features, view, backend, baseline) / max(1, features.input_tokens)
         cached = max(usage.cached_input_tokens, round(share * usage.input_tokens))
-        return Counterfactual(baseline, taken, written, round(cached * taken))
-
-
-def _stratum(features: Features, signals: Signals | None) -> tuple[str, str]:
-    """A request's domain, and within it the kind of request whose answers are about as long."""
-    domain = signals.domain if signals is not None and signals.knows_domain else ""
-    band = (signals.band if signals is not None else None) or ""
-    return domain, f"{band} tools" if features.has_tools else band
+        return Counterfactual(baseline, taken, written, round(cached * taken), assumed=None in known)

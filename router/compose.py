@@ -6,27 +6,14 @@ import asyncio
 import gc
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from router.baseline import Baseline
-from router.ledger.codec import decode
 from router.ledger.journal import Journal
 from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.proxy import Proxy
-from router.reports.sources import JournalSource, NoSource
 from router.settings import Settings, load_policy
 from router.state import open_store
 from router.telemetry import configure_logging
-
-_REMEMBERED = 1_000
-"""Past entries that the baseline's model is told of when a proxy starts: about a tenth of a second's work."""
-
-
-def _remember(baseline: Baseline, journal: Path) -> None:
-    with suppress(NoSource, ValueError):
-        baseline.learn(map(decode, JournalSource(journal).newest(_REMEMBERED)))
-
 
 _YOUNG = 20_000
 """Objects made before the garbage collector looks at them: requests leave no cycles, so looking seldom loses little."""
@@ -49,9 +36,10 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         stack.push_async_callback(ledger.stop)
         proxy = Proxy(settings, loaded, store, ledger)
         stack.push_async_callback(proxy.close)
-        await asyncio.to_thread(_remember, proxy.baseline, journal.path)
+        await proxy.learn()
         await proxy.keys.refresh()
-        for background in (proxy.warm(), proxy.follow_policy(), proxy.listen(), proxy.keys.follow(), proxy.watch_lag()):
+        following = (proxy.follow_policy(), proxy.listen(), proxy.keys.follow(), proxy.follow_books())
+        for background in (proxy.warm(), proxy.watch_lag(), *following):
             stack.callback(asyncio.create_task(background).cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.reload)
         gc.freeze()

@@ -299,7 +299,6 @@ class Pipeline:
             counterfactual=used.counterfactual,
             proxy_nanos=proxy_nanos(self.loaded.policy.ledger.proxy_hour_usd, overhead_ms),
         )
-        self._baseline.learn((entry,))
         self._ledger.record(entry, exchange.grant)
         self._telemetry.left(entry)
         if answer is not None and self.loaded.policy.session.sticky:

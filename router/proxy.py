@@ -26,10 +26,12 @@ from router.key_copy import KeyCopy
 from router.keys import Key, Keyring
 from router.ledger import feedback
 from router.ledger.ledger import JOURNAL_NAME, Ledger
+from router.ledger.lengths import LEARNED_FROM
+from router.ledger.sums import hour_of
 from router.pipeline import Pipeline
 from router.reports import report, window
 from router.reports.formats import as_json
-from router.reports.sources import read_store
+from router.reports.sources import JournalSource, NoSource, read_store
 from router.rests import SharedRests
 from router.settings import Settings, load_policy
 from router.signals import SignalReader, load_classifier
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _LISTEN_SECONDS = 0.5
 _LOOK_SECONDS = 0.5
+_LEARN_SECONDS = 60.0
 
 
 class Proxy:
@@ -104,6 +107,27 @@ class Proxy:
         while True:
             await asyncio.sleep(_LISTEN_SECONDS)
             self._rests.hear(self.pipeline.dispatcher)
+
+    async def learn(self) -> None:
+        """Learn from the books how models count and write: the store's, or this folder's while the store is away."""
+        try:
+            seen = await self._store.seen(LEARNED_FROM)
+        except StoreAway:
+            if self.baseline.learned:
+                return
+            journal, today = JournalSource(self._settings.data_dir / JOURNAL_NAME), hour_of(time()) // 24
+            hours = range(24 * (today - LEARNED_FROM + 1), 24 * (today + 1))
+            try:
+                seen = await asyncio.to_thread(journal.sums, hours)
+            except NoSource:
+                return
+        self.baseline.learn(seen)
+
+    async def follow_books(self) -> None:
+        """Learn anew every minute, so that all proxies of a store agree, up to a minute."""
+        while True:
+            await asyncio.sleep(_LEARN_SECONDS)
+            await self.learn()
 
     # classifier
 

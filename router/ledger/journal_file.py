@@ -378,11 +378,6 @@ class JournalFile:
         for (body,) in rows:
             yield bytes(body)
 
-    def newest(self, count: int) -> Iterator[bytes]:
-        """The JSON of the newest entries, newest first."""
-        for (body,) in self._db.execute("SELECT body FROM entries ORDER BY number DESC LIMIT ?", (count,)):
-            yield bytes(body)
-
 
 def _in_powers_of_two(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
     """Runs of 256, 128, …, 1 rows.

@@ -1,4 +1,4 @@
-"""How many tokens one backend or tier uses where another uses one, learned from what both were seen to use.
+"""How many tokens one backend or tier uses where another uses one, as far as what both were seen to use tells.
 
 Two tiers are given different requests, so their plain means would compare requests rather than tiers. Requests are
 compared within strata that are alike (a domain, a complexity band), and the strata are put together by the rate ratio
@@ -8,61 +8,48 @@ Little evidence is drawn towards the ratio over all domains, and that towards 1.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import exp, log
+from typing import TypeAlias
 
-_FRESH = 64
-"""Observations after which ratios are worked out anew."""
+Seen: TypeAlias = Mapping[str, Mapping[tuple[str, str], tuple[float, float]]]
+"""By subject, and by domain and kind of request: what was used, and out of how much that was given (the exposure)."""
 
 _WIDEST = 8.0
-_MOST = 1e5
-"""Multiples of the prior above which what is known of a subject is halved, so that it follows a change of model."""
 
 
 class Ratios:
-    """Ratios between subjects (tiers or backends), within a domain. Memory: subjects × domains × kinds of request."""
+    """Ratios between subjects (tiers or backends), within a domain."""
 
-    def __init__(self, prior: float) -> None:
+    def __init__(self, prior: float, seen: Seen) -> None:
         """``prior`` is the exposure at which evidence and its absence weigh alike."""
         self._prior = prior
-        self._seen: defaultdict[str, dict[tuple[str, str], tuple[float, float]]] = defaultdict(dict)
-        self._known: dict[tuple[str, str, str], float] = {}
-        self._stale = 0
+        self._seen = seen
+        self._known: dict[tuple[str, str, str], float | None] = {}
 
-    def learn(self, subject: str, domain: str, kind: str, used: float, exposure: float) -> None:
-        """Take note that a subject used so much for so much of what it was given."""
-        strata = self._seen[subject]
-        before, given = strata.get((domain, kind), (0.0, 0.0))
-        if given > _MOST * self._prior:
-            before, given = before / 2, given / 2
-        strata[domain, kind] = before + used, given + exposure
-        self._stale += 1
-        if self._stale >= _FRESH:
-            self._stale = 0
-            self._known.clear()
-
-    def ratio(self, of: str, to: str, domain: str) -> float:
-        """What ``of`` would use where ``to`` uses 1, in a domain; 1 where nothing is known of both."""
+    def ratio(self, of: str, to: str, domain: str) -> float | None:
+        """What ``of`` would use where ``to`` uses 1, in a domain; None where they were never seen alike."""
         if of == to:
             return 1.0
         key = of, to, domain
-        if (known := self._known.get(key)) is None:
-            everywhere = self._drawn(of, to, self._seen[of].keys() & self._seen[to].keys(), 0.0)
-            here = [stratum for stratum in self._seen[of].keys() & self._seen[to].keys() if stratum[0] == domain]
-            known = self._known[key] = exp(self._drawn(of, to, here, everywhere))
-        return known
+        if key not in self._known:
+            common = self._seen.get(of, {}).keys() & self._seen.get(to, {}).keys()
+            everywhere = self._drawn(of, to, common, 0.0)
+            here = self._drawn(of, to, [one for one in common if one[0] == domain], everywhere or 0.0)
+            found = everywhere if here is None else here
+            self._known[key] = None if found is None else exp(found)
+        return self._known[key]
 
-    def _drawn(self, of: str, to: str, strata: Iterable[tuple[str, str]], towards: float) -> float:
-        """The logarithm of the ratio over some strata, drawn towards another by the prior."""
+    def _drawn(self, of: str, to: str, strata: Iterable[tuple[str, str]], towards: float) -> float | None:
+        """The logarithm of the ratio over some strata, drawn towards another by the prior; None without evidence."""
         above = below = weight = 0.0
-        for stratum in strata:
+        for stratum in sorted(strata):
             (used, given), (other_used, other_given) = self._seen[of][stratum], self._seen[to][stratum]
             together = given + other_given
             above += used * other_given / together
             below += other_used * given / together
             weight += given * other_given / together
         if not above or not below:
-            return towards
+            return None
         found = max(-log(_WIDEST), min(log(_WIDEST), log(above / below)))
         return (weight * found + self._prior * towards) / (weight + self._prior)

@@ -6,7 +6,7 @@ and all cells together say what all entries say. Sums are kept packed wherever t
 wire), in the layouts that `merge` and ``router/state/ship.lua`` know:
 
 - a tally: ``01``, number of counters (u8), counters (i64), number of histograms (u8), their lengths (u16), then each
-  histogram's sorted pairs of bucket (u16) and count (u32);
+  histogram's sorted pairs of bucket (u16) and count (u32), number of reals (u8), reals (f64); older ones have no reals;
 - a vector: ``02``, numbers (i64), which add up one by one;
 - a bitmap: ``03``, bits, of which either holds after merging.
 
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from policies.money import NANOS_PER_USD
 from policies.values import Attempt, Entry, Usage
-from router.ledger import histogram
+from router.ledger import histogram, lengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,9 @@ COUNTS = (
 )  # fmt: skip
 MONEY = ("cost", "wasted", "baseline", "saving")
 LATENCIES = ("ttft", "total", "classify", "overhead")
+REALS = ("saving_squared", "saving_baseline", "baseline_squared", "assumed")
+"""Sums over requests that a saving is known of: squares and products, in dollars², from which intervals are made; and
+how many were compared with the baseline as if both counted and wrote alike, because nothing is known of that."""
 SPEND_FIELD = "=spend"
 """A vector per hour: for each quarter of it, the dollars and nano-dollars spent."""
 SAVING_FIELD = "=saving"
@@ -45,12 +48,15 @@ SAVING_FIELD = "=saving"
 REPLICATES = 200
 GPU_FIELD = "=gpu"
 """A bitmap per hour, backend and rate: the seconds during which its GPUs were held by some proxy."""
+SEEN_FIELD = "=seen"
+"""A vector per day, measure, subject, domain and kind (see `router.ledger.lengths`): tokens used, and out of what."""
 BUDGET_FIELD = "=budget"
 """A vector per budget, subject and window: the dollars, nano-dollars, tokens and requests spent."""
 
 _COUNTERS = len(COUNTS) + 2 * len(MONEY)
 _HEAD = struct.Struct(f"<BB{_COUNTERS}qB{len(LATENCIES)}H")
 _PAIR = struct.Struct("<HI")
+_REALS = struct.Struct(f"<B{len(REALS)}d")
 _TALLY, _VECTOR, _BITMAP = 1, 2, 3
 
 Packed: TypeAlias = Mapping[tuple[int, str], bytes]
@@ -87,6 +93,7 @@ class Tally:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     money: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MONEY, 0))
     latencies: dict[str, dict[int, int]] = field(default_factory=lambda: {name: {} for name in LATENCIES})
+    reals: dict[str, float] = field(default_factory=lambda: dict.fromkeys(REALS, 0.0))
 
     def observe(self, latency: str, milliseconds: float) -> None:
         """Count one duration."""
@@ -103,6 +110,8 @@ class Tally:
             mine = self.latencies[name]
             for index, count in pairs.items():
                 mine[index] = mine.get(index, 0) + count
+        for name, real in other.reals.items():
+            self.reals[name] += real
 
     def pack(self) -> bytes:
         """The packed form."""
@@ -111,7 +120,8 @@ class Tally:
         head = _HEAD.pack(
             _TALLY, _COUNTERS, *(self.counts[name] for name in COUNTS), *money, len(LATENCIES), *map(len, histograms)
         )
-        return head + b"".join(_PAIR.pack(*pair) for pairs in histograms for pair in pairs)
+        reals = _REALS.pack(len(REALS), *self.reals.values())
+        return head + b"".join(_PAIR.pack(*pair) for pairs in histograms for pair in pairs) + reals
 
     @classmethod
     def unpack(cls, packed: bytes) -> Tally:
@@ -128,6 +138,8 @@ class Tally:
             end = offset + length * _PAIR.size
             tally.latencies[name] = dict(_PAIR.iter_unpack(packed[offset:end]))
             offset = end
+        if offset < len(packed):
+            tally.reals = dict(zip(REALS, _REALS.unpack_from(packed, offset)[1:], strict=True))
         return tally
 
 
@@ -230,7 +242,16 @@ def _add(entry: Entry, tallies: Mapping[Cell, Tally]) -> None:
         served.money["cost"] += entry.cost_nanos - sum(attempt.cost_nanos or 0 for attempt in entry.attempts)
         if entry.baseline_nanos is not None:
             served.money["baseline"] += entry.baseline_nanos
-            served.money["saving"] += entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
+            saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
+            served.money["saving"] += saving
+            _add_squares(served, saving / NANOS_PER_USD, entry.baseline_nanos / NANOS_PER_USD)
+            served.reals["assumed"] += entry.counterfactual is not None and entry.counterfactual.assumed
+
+
+def _add_squares(tally: Tally, saving: float, baseline: float) -> None:
+    tally.reals["saving_squared"] += saving * saving
+    tally.reals["saving_baseline"] += saving * baseline
+    tally.reals["baseline_squared"] += baseline * baseline
 
 
 def _add_attempts(entry: Entry, tallies: Mapping[Cell, Tally]) -> None:
@@ -278,6 +299,7 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
     cells: dict[Cell, Tally] = defaultdict(Tally)
     spend: dict[int, list[int]] = defaultdict(lambda: [0] * 4)
     savings: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    seen: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
     for entry in entries:
         hour = hour_of(entry.at)
         _add(entry, cells)
@@ -285,11 +307,16 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
         if entry.cost_nanos is not None and entry.baseline_nanos is not None:
             saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
             savings[hour].append((saving, entry.baseline_nanos))
+        for stratum, used, given in lengths.seen_in(entry):
+            sums = seen[hour // 24 * 24, "\x1f".join((SEEN_FIELD, *stratum))]
+            sums[0] += used
+            sums[1] += given
     packed = {(cell.hour, cell.field): tally.pack() for cell, tally in cells.items()}
     for hour, quarters in spend.items():
         packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
     for hour, pairs in savings.items():
         packed[hour, SAVING_FIELD] = pack_vector(_replicates(pairs))
+    packed |= {key: pack_vector(sums) for key, sums in seen.items()}
     return packed
 
 

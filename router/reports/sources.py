@@ -56,11 +56,6 @@ class JournalSource:
         with _opened(self._path) as file:
             yield from file.bodies(since, until)
 
-    def newest(self, count: int) -> Iterator[bytes]:
-        """The newest entries that it keeps whole, newest first."""
-        with _opened(self._path) as file:
-            yield from file.newest(count)
-
 
 class StoreSource:
     """The store at a URL, and what a local journal has not shipped to it yet."""

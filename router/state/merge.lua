@@ -24,6 +24,17 @@ local function pairs_into(counts, packed, at, length)
   return at
 end
 
+local function add_reals(a, b, a_at, b_at)
+  local in_a, in_b = string.byte(a, a_at) or 0, string.byte(b, b_at) or 0
+  local count, out = math.max(in_a, in_b), {}
+  for i = 1, count do
+    local x = i <= in_a and struct.unpack('<d', a, a_at + 8 * i - 7) or 0
+    local y = i <= in_b and struct.unpack('<d', b, b_at + 8 * i - 7) or 0
+    out[i] = struct.pack('<d', x + y)
+  end
+  return count == 0 and '' or string.char(count) .. table.concat(out)
+end
+
 local function add_tallies(a, b)
   local counters = struct.unpack('B', a, 2)
   local at = 3 + 8 * counters
@@ -40,7 +51,7 @@ local function add_tallies(a, b)
     for _, bucket in ipairs(order) do body[#body + 1] = struct.pack('<I2I4', bucket, counts[bucket]) end
   end
   return string.sub(a, 1, 2) .. add_numbers(a, b, 3, counters) .. struct.pack('B', histograms)
-    .. table.concat(lengths) .. table.concat(body)
+    .. table.concat(lengths) .. table.concat(body) .. add_reals(a, b, a_at, b_at)
 end
 
 local function either(a, b)

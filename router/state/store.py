@@ -27,7 +27,7 @@ from policies.money import NANOS_PER_USD, usd
 from policies.values import Session
 from router.ledger.budgets import Claim, Grant
 from router.ledger.journal_file import Batch
-from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SPEND_FIELD, hour_of, unpack_vector
+from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SEEN_FIELD, SPEND_FIELD, hour_of, unpack_vector
 from router.state.connect import close_client, open_client, without_password
 from router.state.reservations import RESERVE_SECONDS, Reservations
 from router.state.script import Script
@@ -281,7 +281,8 @@ class RedisStore:
         arguments += (len(batch.sums), len(batch.releases))
         for hour, name, packed in batch.sums:
             is_account = name.startswith(BUDGET_FIELD)
-            keys.append(self._account(name)[0] if is_account else self._rollup(hour))
+            own = self._seen(hour) if name.startswith(SEEN_FIELD) else self._rollup(hour)
+            keys.append(self._account(name)[0] if is_account else own)
             arguments += ("spent" if is_account else name, packed)
         for account, member in batch.releases:
             keys += self._account(account)
@@ -323,6 +324,20 @@ class RedisStore:
         )
         return Snapshot(sums, {journal.decode(): int(number) for journal, number in applied.items()})
 
+    async def seen(self, days: int) -> list[tuple[int, str, bytes]]:
+        """What entries of the last UTC days, with today, showed of how models count and write. Raises `StoreAway`."""
+        today = hour_of(time()) // 24 * 24
+        hours = range(today - 24 * (days - 1), today + 24, 24)
+        pipe = self._client.pipeline(transaction=False)
+        for hour in hours:
+            pipe.hgetall(self._seen(hour))
+        found = await self._ask(pipe.execute(), _BACKGROUND_SECONDS)
+        return [
+            (hour, name.decode(), packed)
+            for hour, day in zip(hours, found, strict=True)
+            for name, packed in day.items()
+        ]
+
     async def accounts(self) -> list[tuple[int, str, bytes]]:
         """What is spent of every budget's account that is still kept, as packed sums. Raises `StoreAway`."""
         return await self._ask(self._accounts(), 10 * _BACKGROUND_SECONDS)
@@ -363,6 +378,9 @@ class RedisStore:
 
     def _rollup(self, hour: int) -> str:
         return self._key("rollup", str(hour))
+
+    def _seen(self, hour: int) -> str:
+        return self._key("seen", str(hour // 24))
 
     def _account(self, name: str) -> tuple[str, str]:
         """The keys of a budget's account: what is spent and held, and who holds it."""

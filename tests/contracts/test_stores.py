@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.values import Session
+from policies.values import Features, Session, Usage
 from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.sums import (
+    REALS,
     Tally,
     held,
     merge_all,
@@ -79,10 +81,53 @@ async def test_the_store_merges_as_we_do_to_the_last_nano_dollar(store: RedisSto
     for part in parts:
         await store.ship(part)
     snapshot = await store.rollups(HOUR, HOUR + 1)
-    ours = merge_all(line for part in parts for line in part.sums)
+    ours = merge_all(line for part in parts for line in part.sums if not line[1].startswith("=seen"))
     assert _read(merge_all(snapshot.sums)) == _read(ours)
     total = sum(Tally.unpack(packed).money["cost"] for (_, name), packed in ours.items() if name[0] != "=")
     assert total == sum(9_007_199_254_740_993 - i for i in range(1, 20))
+
+
+async def test_a_tally_from_before_reals_merges_with_one_that_has_them(store: RedisStore) -> None:
+    first, second = batch(1, 1, "a"), batch(2, 2, "b")
+    tail = 1 + 8 * len(REALS)
+    older = tuple((hour, name, packed if name[0] == "=" else packed[:-tail]) for hour, name, packed in first.sums)
+    for sums in (replace(first, sums=older), second):
+        await store.ship(sums)
+    snapshot = await store.rollups(HOUR, HOUR + 1)
+    (packed,) = (packed for _, name, packed in snapshot.sums if name[0] != "=")
+    (alone,) = (packed for _, name, packed in second.sums if name[0] != "=")
+    assert Tally.unpack(packed).counts["requests"] == 2
+    assert Tally.unpack(packed).reals == Tally.unpack(alone).reals
+    assert Tally.unpack(alone).reals["saving_squared"] > 0
+
+
+async def test_what_entries_showed_of_lengths_is_added_up_by_day_and_found_by_others(
+    url: str, store: RedisStore
+) -> None:
+    now = datetime.now(UTC).timestamp()
+    made = [
+        entry(
+            f"r{days}.{i}",
+            at=now - 86_400 * days,
+            usage=Usage(110, output_tokens=20),
+            features=Features(input_tokens=100),
+        )
+        for days in (0, 1, 40)
+        for i in range(3)
+    ]
+    for seq, one in enumerate(made, 1):
+        sums = tuple((hour, name, packed) for (hour, name), packed in pack_entries([one]).items())
+        await store.ship(Batch("j", seq, seq, sums))
+    other = RedisStore(url, prefix=store._tag.strip("{}"))
+    found = {(hour, *name.split("\x1f")[1:3]): unpack_vector(packed) for hour, name, packed in await other.seen(30)}
+    await other.aclose()
+    today = int(now) // 86_400 * 24
+    assert found == {
+        (day, *what): sums
+        for day in (today - 24, today)
+        for what, sums in ((("taken", "qwen"), (330, 300)), (("written", "small"), (60, 3)))
+    }
+    assert not [name for _, name, _ in (await store.rollups(today - 48, today + 24)).sums if name.startswith("=seen")]
 
 
 def _read(sums: dict[tuple[int, str], bytes]) -> dict[tuple[int, str], object]:

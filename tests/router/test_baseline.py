@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from policies.money import price_of
 from policies.values import Attempt, Counterfactual, Entry, Features, Session, Signals, Usage, View
 from router.baseline import Baseline, baseline_backend, baseline_usage, lost_prefix
 from router.billing import baseline_nanos, proxy_nanos
+from router.ledger.sums import pack_entries
 from tests.router.ledger.entries import entry, usages
 
 POLICY = document.load(
@@ -39,14 +41,19 @@ def answered(tier: str, usage: Usage, features: Features, **changes: object) -> 
     return replace(made, signals=MATH, **changes)  # type: ignore[arg-type]
 
 
+def read(*entries: Entry) -> Baseline:
+    """One that reads the books of these."""
+    baseline = Baseline()
+    baseline.learn((hour, name, packed) for (hour, name), packed in pack_entries(entries).items())
+    return baseline
+
+
 def taught() -> Baseline:
     """One that saw large count 1.2 times as many tokens as small, and write three times as many."""
-    baseline = Baseline()
     asked = Features(input_tokens=1_000)
-    for _ in range(1_000):
-        baseline.learn([answered("small", Usage(900, output_tokens=100), asked)])
-        baseline.learn([answered("large", Usage(1_080, output_tokens=300), asked)])
-    return baseline
+    small = answered("small", Usage(900, output_tokens=100), asked)
+    large = answered("large", Usage(1_080, output_tokens=300), asked)
+    return read(*[small] * 1_000, *[large] * 1_000)
 
 
 def test_the_same_request_is_counted_and_answered_as_the_baseline_would() -> None:
@@ -100,11 +107,36 @@ def test_answers_that_say_nothing_of_their_length_teach_nothing() -> None:
         answered("large", usage, replace(asked, max_output_tokens=300)),
         answered("large", usage, replace(asked, choices=3)),
     ]
-    baseline = Baseline()
-    for _ in range(500):
-        baseline.learn([answered("small", Usage(1_000, output_tokens=100), asked), *unsaid])
+    baseline = read(*[answered("small", Usage(1_000, output_tokens=100), asked)] * 500, *unsaid * 500)
     found = baseline.counterfactual(POLICY, asked, MATH, NOW, ("small", "mini"), usage)
     assert found.output_ratio == 1
+    assert found.assumed
+
+
+def test_what_is_assumed_for_want_of_evidence_is_said() -> None:
+    asked, usage = Features(input_tokens=1_000), Usage(1_000, output_tokens=300)
+    assert not taught().counterfactual(POLICY, asked, MATH, NOW, ("small", "mini"), usage).assumed
+    assert Baseline().counterfactual(POLICY, asked, MATH, NOW, ("small", "mini"), usage).assumed
+    assert not Baseline().counterfactual(POLICY, asked, MATH, NOW, ("large", "big"), usage).assumed
+
+
+def test_who_reads_the_same_books_in_another_order_and_in_parts_models_the_same() -> None:
+    asked, rng = Features(input_tokens=1_000), random.Random(3)
+    made = [
+        answered(tier, Usage(rng.randint(500, 2_000), output_tokens=rng.randint(1, 900)), asked, id=f"{tier}{i}")
+        for i in range(200)
+        for tier in ("small", "large")
+    ]
+    whole, parts = read(*made), [made[at::7] for at in range(7)]
+    merged = Baseline()
+    merged.learn(
+        (hour, name, packed) for part in reversed(parts) for (hour, name), packed in pack_entries(part).items()
+    )
+    for served in (("small", "mini"), ("large", "big")):
+        found = [
+            one.counterfactual(POLICY, asked, MATH, NOW, served, Usage(7, output_tokens=9)) for one in (whole, merged)
+        ]
+        assert found[0] == found[1]
 
 
 @given(usages, st.floats(0.1, 8), st.floats(0.1, 8), st.integers(0, 10**7))

@@ -14,16 +14,21 @@ import pytest
 
 from policies.money import GpuClock
 from policies.schema import LedgerSettings
+from policies.values import Features, Usage
+from router.baseline import Baseline
 from router.ledger import Ledger, ledger, shipper
 from router.ledger.journal import Journal
 from router.ledger.journal_file import JournalFile
+from router.ledger.ledger import JOURNAL_NAME
 from router.reports import report, window
-from router.reports.sources import read_store
+from router.reports.sources import JournalSource, read_store
 from router.state.embedded import EmbeddedStore
 from router.state.store import RedisStore
 from tests.router.ledger.entries import entry
+from tests.router.test_baseline import MATH, NOW, POLICY, answered
 
 pytestmark = pytest.mark.anyio
+ALL = range(2**40)
 
 
 @pytest.fixture
@@ -96,10 +101,11 @@ async def test_one_worker_ships_for_all_and_another_takes_over(url: str, tmp_pat
             await until(lambda: not first.backlog and not second.backlog)
         for i in range(10):
             second.record(entry(f"c{i}"))
-        await until(lambda: not second.backlog)
         journal = JournalFile(tmp_path / "journal.sqlite")
-        names = [chapter.name for chapter in journal.chapters()]
-        assert sum(await store.applied(names)) == journal.last_seq()
+        await until(lambda: len(list(journal.bodies(0, 2e9))) == 30)
+        async with asyncio.timeout(20):
+            while sum(await store.applied([chapter.name for chapter in journal.chapters()])) < journal.last_seq():
+                await store.tick()
         journal.close()
 
 
@@ -124,3 +130,31 @@ async def test_stopping_at_once_ships_everything(url: str, tmp_path: Path) -> No
     store = RedisStore(url)
     assert report(await read_store(store, asked.hours), asked).total.requests == 500
     await store.aclose()
+
+
+async def test_all_proxies_and_one_that_starts_again_learn_the_same_from_the_books(url: str, tmp_path: Path) -> None:
+    """Each answers for one tier only, so that neither knows a ratio by itself."""
+    asked, folders, now = Features(input_tokens=1_000), (tmp_path / "a", tmp_path / "b"), time.time()
+    async with proxy(url, folders[0]) as (one, _), proxy(url, folders[1]) as (other, _):
+        for i in range(200):
+            small, large = Usage(900, output_tokens=100 + i % 7), Usage(1_080, output_tokens=300 + i % 5)
+            one.record(answered("small", small, asked, id=f"a{i}", at=now))
+            other.record(answered("large", large, asked, id=f"b{i}", at=now))
+    store = RedisStore(url)
+    books = [
+        await store.seen(30),
+        [line for folder in folders for line in JournalSource(folder / JOURNAL_NAME).sums(ALL)],
+    ]
+    alone = JournalSource(folders[0] / JOURNAL_NAME).sums(ALL)
+    await store.aclose()
+    found = []
+    for sums in (*books, alone):
+        baseline = Baseline()
+        baseline.learn(sums)
+        found.append(
+            baseline.counterfactual(POLICY, asked, MATH, NOW, ("small", "mini"), Usage(500, output_tokens=200))
+        )
+    assert found[0] == found[1], "the store's books and the journals' teach the same"
+    assert 2.5 < found[0].output_ratio < 3
+    assert not found[0].assumed
+    assert found[2].assumed, "who had only its own entries would know nothing"
