@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_arrays
 from classifiers.features import LEXICAL
 from classifiers.heads import TREE_DEPTH, Heads
 from classifiers.ngrams import SIZE
-from policies.values import DOMAINS
+from policies.values import DOMAINS, KEPT
 
 FORMAT = 1
 """Version of the folder's layout; another one is refused."""
@@ -38,7 +38,7 @@ _ARRAYS = "heads.safetensors"
 _MANIFEST = "manifest.json"
 _PARTS = (
     "table", "weights", "projection", "features", "thresholds", "leaves", "centroids", "means", "scale", "shift",
-    "reach", "spread", "noise",
+    "reach", "spread", "noise", "shared", "enough",
 )  # fmt: skip
 
 
@@ -165,11 +165,23 @@ def _array(heads: Heads, part: str) -> NDArray[Any]:
 
 
 def _heads(look: str, arrays: Mapping[str, NDArray[Any]], folder: Path) -> Heads:
+    arrays = _with_errors(look, arrays)
     for part in _PARTS:
         if f"{look}.{part}" not in arrays:
             raise ArtifactError(f"{folder / _ARRAYS}: head {look}.{part} is missing; train the artifact again")
     parts: dict[str, Any] = {part: arrays[f"{look}.{part}"] for part in _PARTS}
     return Heads(**parts | {"table": parts["table"].astype(np.float32)})
+
+
+def _with_errors(look: str, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """An older artifact's arrays, with a quarter of the variance taken as each model's own and the rest as shared."""
+    noise = arrays.get(f"{look}.noise")
+    if noise is None or f"{look}.shared" in arrays:
+        return arrays
+    kept = np.tile(np.array(KEPT, np.float32)[:, None, None], (1, noise.shape[1], noise.shape[1]))
+    mean = np.sqrt(0.75) * np.tile(np.median(noise, axis=1, keepdims=True), (1, noise.shape[1]))
+    parts = {"noise": noise / 2, "shared": mean.astype(np.float32), "enough": kept}
+    return {**arrays, **{f"{look}.{part}": value for part, value in parts.items()}}
 
 
 def _check_heads(look: str, heads: Heads, artifact: Artifact, where: str) -> None:
@@ -186,8 +198,10 @@ def _check_heads(look: str, heads: Heads, artifact: Artifact, where: str) -> Non
         "shift": (len(artifact.models),),
         "spread": (depth, heads.spread.shape[-1]),
         "noise": (2, len(artifact.models)),
+        "shared": (2, len(artifact.models)),
+        "enough": (len(KEPT), len(artifact.models), len(artifact.models)),
         "reach": (3,),
-        "centroids": (len(heads.centroids), width),
+        "centroids": (len(heads.centroids), heads.centroids.shape[-1]),
         "means": (len(heads.centroids), len(artifact.models)),
     }
     for part, shape in shapes.items():

@@ -17,10 +17,10 @@ from classifiers.artifact import load as load_artifact
 from classifiers.custom import CustomDomains
 from classifiers.defence import cores
 from classifiers.features import lexical, looks_like_code, reading
-from classifiers.heads import Array, Prediction, predict, sigmoid
+from classifiers.heads import Array, Prediction, predict, probability_error, sigmoid
 from classifiers.language import detect
 from classifiers.ngrams import ngrams
-from classifiers.targets import SMALL, Mapped, map_targets
+from classifiers.targets import SMALL, Mapped, enough_beside, map_targets
 from classifiers.targets import Target as Target
 from policies.values import DOMAINS, Features, Look, Signals, Success
 
@@ -54,6 +54,7 @@ class Classifier:
         full: Encoder | None = None,
         static: StaticEncoder | None = None,
         domains: Mapping[str, Sequence[str]] = _NO_DOMAINS,
+        baseline: str = "",
     ) -> None:
         """Serve ``targets`` from ``artifact``; see `load`."""
         self.artifact = artifact
@@ -63,6 +64,9 @@ class Classifier:
                 _check_space(artifact, look, encoder.name)
                 self._encoders[look] = encoder  # type: ignore[index]
         self._mapped: Mapped = map_targets(targets, artifact.models, artifact.about)
+        self._enough = {
+            look: enough_beside(self._mapped, heads.enough, baseline) for look, heads in artifact.heads.items()
+        }
         self._small = artifact.models.index(SMALL) if SMALL in artifact.models else None
         self._custom = {look: CustomDomains(domains, e) for look, e in self._encoders.items()} if domains else {}
         self._cache: OrderedDict[bytes, Signals] = OrderedDict()
@@ -77,13 +81,15 @@ class Classifier:
         full: Encoder | None,
         static: StaticEncoder | None,
         domains: Mapping[str, Sequence[str]] = _NO_DOMAINS,
+        baseline: str = "",
     ) -> Classifier:
         """Read and verify the artifact's folder, and check that the encoders are of the spaces it was trained on.
 
-        ``domains`` adds domains of the user's own, each from a handful of example prompts. With neither encoder the
-        classifier still serves, on lexical features, and its signals say so. Raises `ArtifactError`.
+        ``domains`` adds domains of the user's own, each from a handful of example prompts. ``baseline`` names the
+        target beside which the others get their `Success.enough`. With neither encoder the classifier still serves, on
+        lexical features, and its signals say so. Raises `ArtifactError`.
         """
-        return cls(load_artifact(Path(artifact)), targets, full=full, static=static, domains=domains)
+        return cls(load_artifact(Path(artifact)), targets, full=full, static=static, domains=domains, baseline=baseline)
 
     @property
     def looks(self) -> Look:
@@ -140,11 +146,11 @@ class Classifier:
         grams = [ngrams(text) for text in texts]
         prediction = predict(self.artifact.heads, chosen, vectors, facts, grams)
         trust = np.array([_trust(features) for features in batch], np.float32)[:, None]
-        logits, errors = _temper(prediction, trust)
-        success, spread = self._success(logits, errors)
+        prediction = _temper(prediction, trust)
+        success = self._success(prediction, chosen)
         extra = self._custom[chosen].probabilities(vectors) if chosen in self._custom else None
         return [
-            self._signals(chosen, bool(text.strip()), row, prediction, logits, success, spread, extra)
+            self._signals(chosen, bool(text.strip()), row, prediction, success[row], extra)
             for row, text in enumerate(texts)
         ]
 
@@ -171,11 +177,24 @@ class Classifier:
             raise ValueError(f"the {look} encoder {self._encoders[look].name} gave NaN or infinity")
         return vectors
 
-    def _success(self, logits: Array, errors: Array) -> tuple[Array, Array]:
-        """Probabilities and their standard errors, each (n, targets); models' errors are taken as fully correlated."""
-        z = logits @ self._mapped.weights.T + self._mapped.offsets
-        e = np.hypot(errors @ np.abs(self._mapped.weights).T, self._mapped.doubt)
-        return sigmoid(z), np.asarray((sigmoid(z + e) - sigmoid(z - e)) / 2, np.float32)
+    def _success(self, prediction: Prediction, look: Look) -> list[Mapping[str, Success]]:
+        """Each target's success, row by row; errors within one target's mixture of models are taken as one error."""
+        to = self._mapped
+        z = prediction.logits @ to.weights.T + to.offsets
+        shared = prediction.shared @ to.weights.T
+        own = np.hypot(prediction.errors @ np.abs(to.weights).T, to.doubt)
+        total = np.hypot(shared, own)
+        errors = probability_error(z, total)
+        columns = (sigmoid(z), errors, errors * shared / total)
+        return [
+            {
+                tier: Success(p, error, source, part, enough)
+                for tier, p, error, part, source, enough in zip(
+                    to.tiers, *row, to.sources, self._enough[look], strict=True
+                )
+            }
+            for row in zip(*(column.tolist() for column in columns), strict=True)
+        ]
 
     def _signals(
         self,
@@ -183,9 +202,7 @@ class Classifier:
         has_text: bool,
         row: int,
         prediction: Prediction,
-        logits: Array,
-        success: Array,
-        spread: Array,
+        success: Mapping[str, Success],
         extra: Mapping[str, Array] | None,
     ) -> Signals:
         if not has_text:
@@ -197,17 +214,12 @@ class Classifier:
             total = sum(mine.values())
             probabilities = {k: p * rest for k, p in probabilities.items()}
             probabilities |= {k: p / total * (1.0 - rest) if total else 0.0 for k, p in mine.items()}
-        complexity = None if self._small is None else float(sigmoid(-logits[row, self._small, None])[0])
+        complexity = None if self._small is None else float(sigmoid(-prediction.logits[row, self._small, None])[0])
         return Signals(
             domain=max(probabilities, key=probabilities.__getitem__),
             domain_probs=probabilities,
             complexity=complexity,
-            success={
-                tier: Success(p, e, source)
-                for tier, p, e, source in zip(
-                    self._mapped.tiers, success[row].tolist(), spread[row].tolist(), self._mapped.sources, strict=True
-                )
-            },
+            success=success,
             ood=bool(prediction.far[row]),
             look=look,
             artifact=self.artifact.id,
@@ -239,10 +251,10 @@ def _trust(features: Features) -> float:
     return 0.4 if features.language in _OTHER_SCRIPTS else 0.7
 
 
-def _temper(prediction: Prediction, trust: Array) -> tuple[Array, Array]:
-    """Logits drawn to even odds and errors widened where the encoder is not to be believed."""
-    errors = np.hypot(prediction.errors, 1.5 * (1.0 - trust))
-    return prediction.logits * trust, np.asarray(errors, np.float32)
+def _temper(prediction: Prediction, trust: Array) -> Prediction:
+    """Draw logits to even odds, and widen what is shared of their errors, where the encoder is not to be believed."""
+    shared = np.hypot(prediction.shared, 1.5 * (1.0 - trust))
+    return replace(prediction, logits=prediction.logits * trust, shared=np.asarray(shared, np.float32))
 
 
 def _check_space(artifact: Artifact, look: str, name: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from classifiers import metrics
 from classifiers.artifact import Artifact
 from classifiers.embed import Table
-from classifiers.heads import Array, Prediction, predict, sigmoid
-from classifiers.members import BLOCK, Corpus, Held, Settings, calibrate, fold_of, held_out, task_noise
+from classifiers.errors import fit_errors
+from classifiers.heads import Array, Prediction, predict, probability_error, sigmoid
+from classifiers.members import BLOCK, Corpus, Held, Settings, calibrate, fold_of, held_out
 from classifiers.targets import Target, map_targets
 from policies.values import DOMAINS
 
@@ -39,7 +41,8 @@ class Scored:
 
     ``p`` ranks and chooses: one calibration for all rows, as an artifact has. ``honest`` is what calibration is judged
     on: for held-out folds, calibrated on the other folds (ranking by that would be biased, since a fold whose models do
-    well lowers the others' intercepts and not its own). ``errors`` are standard errors of ``p``; ``cost`` (n, models)
+    well lowers the others' intercepts and not its own). ``errors`` are standard errors of ``p``, ``shared`` the signed
+    part of them that all models have in common; ``cost`` (n, models)
     is in dollars, or in units where prices are unknown.
     """
 
@@ -47,6 +50,7 @@ class Scored:
     p: Array
     honest: Array
     errors: Array
+    shared: Array
     y: Array
     cost: Array
     lengths: NDArray[np.int64]
@@ -72,9 +76,8 @@ def from_artifact(artifact: Artifact, table: Table, look: str, models: Sequence[
             )
     found = predict_table(artifact, look, table, rows)
     z = found.logits @ mapped.weights.T + mapped.offsets
-    e = found.errors @ np.abs(mapped.weights).T
-    errors = np.asarray((sigmoid(z + e) - sigmoid(z - e)) / 2, np.float32)
-    return _scored(table, rows, models, sigmoid(z), errors, y, prices)
+    errors = found.errors @ np.abs(mapped.weights).T, found.shared @ mapped.weights.T
+    return _scored(table, rows, models, sigmoid(z), _in_probability(z, *errors), y, prices)
 
 
 def predict_table(artifact: Artifact, look: str, table: Table, rows: Rows) -> Prediction:
@@ -89,7 +92,7 @@ def predict_table(artifact: Artifact, look: str, table: Table, rows: Rows) -> Pr
         pairs = [(grams.indices[a:b], grams.data[a:b]) for a, b in pairwise(grams.indptr)]
         parts.append(predict(artifact.heads, look, vectors, table.facts[at], pairs))
     return Prediction(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "errors", "domains", "far"))
+        **{part.name: np.concatenate([getattr(p, part.name) for p in parts]) for part in fields(Prediction)}
     )
 
 
@@ -132,17 +135,24 @@ def from_held(
     z = held.logits[rows][:, [data.models.index(m) for m in models]]
     scale, shift = calibration or calibrate(z, y)
     p = sigmoid(z * scale + shift)
-    honest, errors = np.empty_like(z), np.empty_like(z)
+    honest, errors, shared = np.empty_like(z), np.empty_like(z), np.empty_like(z)
     tasks = np.array(data.rows.tasks)[rows]
     for fold in np.unique(where[rows]):
         test = where[rows] == fold
         known = ~test if (~test).any() else test
         scale, shift = calibration or calibrate(z[known], y[known])
         answer = z * scale + shift
-        noise = task_noise(tasks[known].tolist(), y[known], answer[known])
+        together, own = fit_errors(tasks[known].tolist(), y[known], answer[known])
         honest[test] = sigmoid(answer[test])
-        errors[test] = (sigmoid(answer[test] + noise) - sigmoid(answer[test] - noise)) / 2
-    return replace(_scored(data.rows, rows, models, p, errors, y, prices), honest=honest)
+        errors[test], shared[test] = _in_probability(answer[test], own, together)
+    return replace(_scored(data.rows, rows, models, p, (errors, shared), y, prices), honest=honest)
+
+
+def _in_probability(logits: Array, own: Array, shared: Array) -> tuple[Array, Array]:
+    """Logits' own and shared errors as (standard errors, shared part) of the probabilities."""
+    total = np.hypot(own, shared)
+    errors = probability_error(logits, total)
+    return errors, np.asarray(errors * shared / total, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +293,35 @@ def coverage(scored: Scored, bootstrap: int = 400, least: int = 20) -> Figure:
     return figure(lambda i: float(np.mean(np.array(inside)[i])), len(inside), bootstrap)
 
 
+def gain_coverage(scored: Scored, within: float = 1.96, bootstrap: int = 400, least: int = 20) -> Figure:
+    """`coverage` of the difference of any two models: how often a task's mean lies within so many standard errors."""
+    inside = []
+    for task in np.unique(scored.tasks):
+        rows = scored.tasks == task
+        if rows.sum() < least:
+            continue
+        off, found = scored.y[rows] - scored.honest[rows], []
+        for column in range(1, len(scored.models)):
+            apart = off[:, :column] - off[:, [column]]
+            error = np.hypot(
+                gain_errors(scored, column)[rows, :column].mean(axis=0), apart.std(axis=0) / sqrt(len(off))
+            )
+            found.append(np.abs(apart.mean(axis=0)) <= within * error)
+        inside.append(np.concatenate(found).mean())
+    return figure(lambda i: float(np.mean(np.array(inside)[i])), len(inside), bootstrap)
+
+
+def gain_errors(scored: Scored, beside: int) -> Array:
+    """The standard errors (n, models) of models' success minus that of one of them (see `policies.objective`)."""
+    own = np.square(scored.errors) - np.square(scored.shared)
+    apart = np.square(scored.shared - scored.shared[:, [beside]])
+    return np.asarray(np.sqrt(np.maximum(apart + own + own[:, [beside]], 0.0)), np.float32)
+
+
 def choices(scored: Scored, default: int, guard: float) -> NDArray[np.int64]:
     """The chosen column (lambdas, n) at each of `LAMBDAS`, leaving ``default`` only for an advantage beyond ``guard``
-    standard errors of the challenger's prediction."""
-    bound = scored.p - guard * scored.errors
+    standard errors of its difference from the default."""
+    bound = scored.p - guard * gain_errors(scored, default)
     bound[:, default] = scored.p[:, default]
     cost = scored.cost / scored.cost.max()
     return np.stack([(bound - price * cost).argmax(axis=1) for price in LAMBDAS])
@@ -335,13 +370,14 @@ def _labelled(table: Table, models: Sequence[str]) -> tuple[Rows, Array]:
 
 
 def _scored(
-    table: Table, rows: Rows, models: Sequence[str], p: Array, errors: Array, y: Array, prices: Prices
+    table: Table, rows: Rows, models: Sequence[str], p: Array, errors: tuple[Array, Array], y: Array, prices: Prices
 ) -> Scored:
     return Scored(
         models=tuple(models),
         p=p,
         honest=p,
-        errors=errors,
+        errors=errors[0],
+        shared=errors[1],
         y=y,
         cost=prices.cost(models, table.lengths[rows]),
         lengths=table.lengths[rows],

@@ -38,13 +38,17 @@ class Heads:
 
     Linear: ``weights`` (D, columns), and in the lexical look alone ``table`` (n-grams, columns); columns are models,
     then domains. Trees: ``projection`` (d, k) of the vector before the facts, ``features`` and ``thresholds`` (trees,
-    2^depth − 1), ``leaves`` (trees × 2^depth, models). Clusters: ``centroids`` (clusters, d) of length 1, ``means``
-    (clusters, models) in logits. ``scale`` and ``shift`` (models,) calibrate the mean logit (Platt).
+    2^depth − 1), ``leaves`` (trees × 2^depth, models). Clusters: ``centroids`` (clusters, d + lexical facts) of length
+    1, ``means`` (clusters, models) in logits. ``scale`` and ``shift`` (models,) calibrate the mean logit (Platt).
 
     ``reach`` holds three cosines to the nearest centroid: below the first a prompt is out of distribution, between the
-    second and the third its familiarity rises from 0 to 1. ``spread`` (D, rank) is a factor of the posterior covariance
-    of a model's logit, whose variance at x is |x @ spread|²; ``noise`` (2, models) the standard deviation of a logit's
-    error that the posterior does not see, on tasks unlike any seen and on tasks seen.
+    second and the third its familiarity rises from 0 to 1. Errors: ``spread`` (D, rank) is a factor of the posterior
+    covariance of a model's logit, whose variance at x is |x @ spread|²; ``noise`` and ``shared`` (2, models) the
+    standard deviations of a logit's error that the posterior does not see, the model's own and the one that all models
+    share, on tasks unlike any seen and on tasks seen (see `classifiers.errors`).
+
+    ``enough`` (shares in `KEPT`, models, models) is the least share of the second model's predicted success that the
+    first must be assured of for that share of the second's quality to be kept (see `classifiers.keeping`).
     """
 
     table: Array
@@ -60,14 +64,21 @@ class Heads:
     reach: Array
     spread: Array
     noise: Array
+    shared: Array
+    enough: Array
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Logits (n, models) with standard errors (n, models), domain probabilities (n, domains), distance flags (n,)."""
+    """Logits (n, models), domain probabilities (n, domains), distance flags (n,).
+
+    ``errors`` and ``shared`` (n, models) are the logits' standard errors: the model's own, and the one that moves with
+    every other model's.
+    """
 
     logits: Array
     errors: Array
+    shared: Array
     domains: Array
     far: NDArray[np.bool_]
 
@@ -143,7 +154,7 @@ def predict(looks: Mapping[str, Heads], look: str, vectors: Array, facts: Array,
     words = linear_logits(looks["lexical"], design("lexical", vectors[:, :0], facts), grams)
     x = design(look, vectors, facts)
     grown = tree_logits(tree_input(vectors, facts, heads.projection), heads.features, heads.thresholds, heads.leaves)
-    known, nearest = cluster_logits(vectors, heads.centroids, heads.means)
+    known, nearest = cluster_logits(x, heads.centroids, heads.means)
     familiar = familiarity(nearest, heads.reach)
     domains = words[:, models:]
     if look == "lexical":
@@ -154,20 +165,33 @@ def predict(looks: Mapping[str, Heads], look: str, vectors: Array, facts: Array,
         domains = NGRAM_DOMAINS * domains + (1.0 - NGRAM_DOMAINS) * own[:, models:]
     return Prediction(
         logits=logits * heads.scale + heads.shift,
-        errors=np.sqrt(
-            np.square(x @ heads.spread).sum(axis=1, keepdims=True) + np.square(blend(familiar, heads.noise))
-        ),
+        errors=np.sqrt(posterior_variance(x, heads.spread) + np.square(blend(familiar, heads.noise))),
+        shared=blend(familiar, heads.shared),
         domains=softmax(domains),
         far=nearest < heads.reach[0],
     )
 
 
-def cluster_logits(vectors: Array, centroids: Array, means: Array) -> tuple[Array, Array]:
-    """Mean logits (n, models) of the clusters near each vector, and the cosine (n,) to the nearest centroid."""
+def cluster_logits(x: Array, centroids: Array, means: Array) -> tuple[Array, Array]:
+    """Mean logits (n, models) of the clusters near each prompt, and the cosine (n,) to the nearest centroid.
+
+    ``x`` is a look's dense input (see `design`), of which clusters read the vector and the facts.
+    """
     if not len(centroids):
-        return np.zeros((len(vectors), means.shape[1]), np.float32), np.ones(len(vectors), np.float32)
-    cosine = vectors @ centroids.T
+        return np.zeros((len(x), means.shape[1]), np.float32), np.ones(len(x), np.float32)
+    cosine = directions(x, centroids.shape[1]) @ centroids.T
     return softmax(np.float32(NEARNESS) * cosine) @ means, cosine.max(axis=1)
+
+
+def directions(x: Array, width: int) -> Array:
+    """The first ``width`` entries of rows, each row scaled to length 1."""
+    part = x[:, :width]
+    return np.asarray(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-9)), np.float32)
+
+
+def posterior_variance(x: Array, spread: Array) -> Array:
+    """The posterior variance (n, 1) of a logit at each row of a look's dense input (see `Heads.spread`)."""
+    return np.asarray(np.square(x @ spread).sum(axis=1, keepdims=True), np.float32)
 
 
 def familiarity(nearest: Array, reach: Array) -> Array:
@@ -177,7 +201,7 @@ def familiarity(nearest: Array, reach: Array) -> Array:
 
 
 def blend(familiar: Array, noise: Array) -> Array:
-    """Noise (n, models) between that on unseen tasks and that on seen ones."""
+    """Errors (n, models) between that on unseen tasks and that on seen ones."""
     return np.asarray(noise[0] + familiar[:, None] * (noise[1] - noise[0]), np.float32)
 
 
@@ -195,6 +219,11 @@ def combine(*members: Array, near: Array | None = None, familiar: Array | None =
 def sigmoid(z: Array) -> Array:
     """1 / (1 + exp(-z)), safe for any finite z."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)), np.float32)
+
+
+def probability_error(logits: Array, errors: Array) -> Array:
+    """Standard errors of probabilities from those of their logits: half of what one standard error moves them by."""
+    return np.asarray((sigmoid(logits + errors) - sigmoid(logits - errors)) / 2, np.float32)
 
 
 def softmax(z: Array) -> Array:

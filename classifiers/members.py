@@ -24,6 +24,7 @@ from classifiers.heads import (
     cluster_logits,
     combine,
     design,
+    directions,
     familiarity,
     softmax,
     tree_input,
@@ -207,9 +208,10 @@ def _answer(member: Member, table: Table, look: str, at: Rows, words: Array) -> 
     grown = tree_logits(x, trees.features, trees.thresholds, trees.leaves)
     if look == "lexical":
         return combine(words, grown), np.ones(len(at), np.float32)
-    near, nearest = cluster_logits(vectors, member.centroids, member.means)
+    dense = design_of(table, look, at)
+    near, nearest = cluster_logits(dense, member.centroids, member.means)
     familiar = familiarity(nearest, member.reach)
-    return combine(words, grown, design_of(table, look, at) @ member.linear, near=near, familiar=familiar), familiar
+    return combine(words, grown, dense @ member.linear, near=near, familiar=familiar), familiar
 
 
 def fit_member(data: Corpus, look: str, rows: Rows, settings: Settings) -> Member:
@@ -288,14 +290,14 @@ def _fit_clusters(data: Corpus, look: str, rows: Rows, settings: Settings) -> tu
 
     rows = spread(rows, SAMPLE)
     everyday = np.arange(len(data.everyday))
-    vectors = np.concatenate([vectors_of(data.rows, look, rows), vectors_of(data.everyday, look, everyday)])
+    dense = np.concatenate([design_of(data.rows, look, rows), design_of(data.everyday, look, everyday)])
+    places = directions(dense, data.rows.vectors[look].shape[1] + data.rows.facts.shape[1])
     y = np.concatenate([data.rows.scores[rows], data.everyday.scores[everyday]])
     weights = np.isfinite(y) * np.concatenate([data.rows.weights[rows], data.everyday.weights])[:, None]
-    count = max(1, min(CLUSTERS, len(vectors) // 6))
-    model = MiniBatchKMeans(count, random_state=settings.seed, n_init=1, batch_size=2048).fit(vectors)
-    centroids = np.asarray(model.cluster_centers_, np.float32)
-    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-9)
-    cosine = vectors @ centroids.T
+    count = max(1, min(CLUSTERS, len(places) // 6))
+    model = MiniBatchKMeans(count, random_state=settings.seed, n_init=1, batch_size=2048).fit(places)
+    centroids = directions(np.asarray(model.cluster_centers_, np.float32), places.shape[1])
+    cosine = places @ centroids.T
     near = softmax(np.float32(NEARNESS) * cosine)
     overall = (np.nan_to_num(y) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
     mean = (near.T @ (np.nan_to_num(y) * weights) + settings.shrink * overall) / (near.T @ weights + settings.shrink)
@@ -332,28 +334,6 @@ def calibrate(held: Array, scores: Array) -> tuple[Array, Array]:
             z, y = held[rows, column].astype(np.float64), scores[rows, column].astype(np.float64)
             scale[column], shift[column] = platt(z, y)
     return scale, shift
-
-
-def task_noise(tasks: Sequence[str], scores: Array, logits: Array) -> Array:
-    """Per model, the standard deviation (logits) of a task's mean error beyond what sampling explains.
-
-    Tasks with fewer than 20 rows say nothing; a model with fewer than 5 tasks gets 0.3.
-    """
-    names = np.array(tasks)
-    noise = np.full(scores.shape[1], 0.3, np.float32)
-    p = probability(logits)
-    for column in range(scores.shape[1]):
-        known = np.isfinite(scores[:, column])
-        excess = []
-        for task in sorted(set(tasks)):
-            rows = (names == task) & known
-            if rows.sum() >= 20:
-                slope = float((p[rows, column] * (1 - p[rows, column])).mean())
-                error = float((scores[rows, column] - p[rows, column]).mean()) / slope
-                excess.append(error**2 - 1.0 / (slope * rows.sum()))
-        if len(excess) >= 5:
-            noise[column] = np.sqrt(max(float(np.mean(excess)), 0.01))
-    return noise
 
 
 def probability(logits: Array) -> Array:

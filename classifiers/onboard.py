@@ -16,7 +16,7 @@ from classifiers.datasets import Row
 from classifiers.embed import Encodes, Progress, Table, tabulate
 from classifiers.evaluate import predict_table
 from classifiers.heads import Array, Heads
-from classifiers.targets import CLASSES
+from classifiers.targets import CLASSES, class_of
 from classifiers.train import benchmarks
 
 FEWEST = 50
@@ -85,9 +85,11 @@ def _extend(artifact: Artifact, look: str, table: Table, new: list[str]) -> Head
         extra.append(1.0 / (slope * rows.sum()))
     mix = np.stack(mixtures, axis=1).astype(np.float32)
     raw = mix * heads.scale[:, None]
-    noise = np.sqrt(np.square(heads.noise @ mix) + np.array(extra, np.float32))
+    noise = np.sqrt(np.square(heads.noise) @ np.square(mix) + np.array(extra, np.float32))
 
     at = known - len(CLASSES)
+    classes = [artifact.models.index(class_of(model)) for model in new]
+    place = [*range(at), *classes, *range(at, known)]
 
     def columns(array: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([array[..., :at], new.astype(array.dtype), array[..., at:]], axis=-1)
@@ -101,6 +103,8 @@ def _extend(artifact: Artifact, look: str, table: Table, new: list[str]) -> Head
         scale=columns(heads.scale, np.ones(len(new), np.float32)),
         shift=columns(heads.shift, heads.shift @ mix + np.array(shifts, np.float32)),
         noise=columns(heads.noise, noise),
+        shared=columns(heads.shared, heads.shared @ mix),
+        enough=heads.enough[:, place][:, :, place],
     )
 
 

@@ -80,6 +80,21 @@ def map_targets(targets: Sequence[Target], models: Sequence[str], about: Mapping
     )
 
 
+def enough_beside(mapped: Mapped, table: Array, baseline: str) -> list[tuple[float, ...]]:
+    """Each target's `Success.enough` beside the target ``baseline``, from a look's `Heads.enough`; none for itself.
+
+    A target that is a mixture of models gets the mixture of what is enough for each.
+    """
+    if baseline not in mapped.tiers:
+        return [()] * len(mapped.tiers)
+    beside = table @ mapped.weights[mapped.tiers.index(baseline)]
+    found = (mapped.weights @ beside.T / mapped.weights.sum(axis=1, keepdims=True)).tolist()
+    return [
+        () if tier == baseline else tuple(round(share, 4) for share in shares)
+        for tier, shares in zip(mapped.tiers, found, strict=True)
+    ]
+
+
 _TRAILING = re.compile(
     r"[-_.:](?:awq|gptq|gguf|exl2|mlx|bnb|nf4|hf|fp16|bf16|fp8|fp4|nvfp4|int8|int4|[48]bit|w[48]a(?:8|16)|q[2-8](?:-[a-z0-9]{1,2})*"
     r"|v\d+(?:[.-]\d+)*|latest|preview|\d{4}-\d{2}-\d{2})$"

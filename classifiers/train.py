@@ -14,13 +14,11 @@ from classifiers import labels, metrics
 from classifiers.artifact import Artifact
 from classifiers.datasets import Row, read
 from classifiers.embed import Encodes, Progress, Table
+from classifiers.errors import fit_errors
 from classifiers.features import from_text
 from classifiers.fit import fit_softmax, posterior_spread
-from classifiers.heads import (
-    Array,
-    Heads,
-    design,
-)
+from classifiers.heads import Array, Heads, blend, design, posterior_variance
+from classifiers.keeping import enough
 from classifiers.members import (
     SAMPLE,
     Corpus,
@@ -36,12 +34,11 @@ from classifiers.members import (
     held_out,
     probability,
     spread,
-    task_noise,
     vectors_of,
 )
 from classifiers.ngrams import SIZE
 from classifiers.targets import CLASSES
-from policies.values import DOMAINS
+from policies.values import DOMAINS, KEPT
 
 LICENCES = {
     "nine_models": "MIT (LLMRouter's example data)",
@@ -172,7 +169,8 @@ def _heads(
     x = design(look, vectors_of(table, look, scored), table.facts[scored])
     mask = np.isfinite(table.scores[scored]) * table.weights[scored, None] * np.float32(len(every) / len(scored))
     p = probability(near[look].logits[scored] * scale + shift)
-    return Heads(
+    shared, own = _errors(table, look, data.looks[-1], (far, near), measured, scale, shift)
+    heads = Heads(
         table=weights[: SIZE if look == "lexical" else 0],
         weights=weights[SIZE:] if look == "lexical" else weights,
         projection=member.projection,
@@ -185,18 +183,32 @@ def _heads(
         shift=shift,
         reach=member.reach,
         spread=posterior_spread(x, mask, p, settings.penalty(look, len(every)).own),
-        noise=_noise(table, look, data.looks[-1], (far, near), measured, scale, shift),
+        noise=own,
+        shared=shared,
+        enough=np.zeros((len(KEPT), len(data.models), len(data.models)), np.float32),
     )
+    return replace(heads, enough=_enough(judged, look, near[look], measured, heads))
 
 
-def _noise(
+def _errors(
     table: Table, look: str, best: str, held: Sequence[Mapping[str, Held]], rows: Rows, scale: Array, shift: Array
-) -> Array:
-    """A look's noise (2, models): tasks' mean errors, on unseen and on seen tasks, and what the best look changes."""
+) -> tuple[Array, Array]:
+    """A look's shared and own errors (2, models) on unseen and on seen tasks, what the best look changes added."""
     tasks = [table.tasks[i] for i in rows]
-    noise = [task_noise(tasks, table.scores[rows], h[look].logits[rows] * scale + shift) for h in held]
-    apart = [np.sqrt(np.square(h[look].logits[rows] - h[best].logits[rows]).mean(axis=0)) * scale for h in held]
-    return np.asarray(np.hypot(np.stack(noise), np.stack(apart)), np.float32)
+    found = []
+    for h in held:
+        apart = (h[look].logits[rows] - h[best].logits[rows]).astype(np.float64) * scale
+        logits = h[look].logits[rows] * scale + shift
+        found.append(fit_errors(tasks, table.scores[rows], logits, len(CLASSES), apart.T @ apart / max(len(rows), 1)))
+    return np.stack([shared for shared, _ in found]), np.stack([own for _, own in found])
+
+
+def _enough(judged: Corpus, look: str, held: Held, rows: Rows, heads: Heads) -> Array:
+    """What is enough to keep a share of quality (`Heads.enough`), from what heads said of rows they never saw."""
+    x = design(look, vectors_of(judged.rows, look, rows), judged.rows.facts[rows])
+    logits = held.logits[rows] * heads.scale + heads.shift
+    own = np.sqrt(posterior_variance(x, heads.spread) + np.square(blend(held.familiar[rows], heads.noise)))
+    return enough(judged.models, judged.rows.scores[rows], logits, own, blend(held.familiar[rows], heads.shared))
 
 
 def _fit_domains(data: Corpus, look: str, settings: Settings) -> Array:

@@ -17,7 +17,7 @@ from policies.conditions import Facts, Verdict
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal, standings
 from policies.money import Price, expected_cost
-from policies.objective import Option, assured, caution, choose, cost_order, expected_output_tokens, floor
+from policies.objective import Option, choose, cost_order, doubt, expected_output_tokens, floor, uncertainty
 from policies.problems import listing
 from policies.schema import Backend, Budget, Objective, Policy, Rule
 from policies.session import hold, next_session
@@ -26,7 +26,7 @@ from policies.values import Decision, Estimate, Features, Refusal, Signals, Step
 __all__ = ["budgets_for", "could_flip", "decide", "judge_rules", "needs_signals", "next_session"]
 
 DOUBT = 0.5
-"""Standard errors by which `could_flip` moves predictions to their optimistic and pessimistic ends.
+"""Standard errors by which `could_flip` moves predictions, beside the baseline's, to either end.
 
 Two looks at a request err together, so they differ by less than either is uncertain: on held-out rows of the training
 data a static look that stands by this rule differs from the full one's choice for 1 to 2% of requests.
@@ -150,21 +150,22 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
 def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View) -> bool:
     """Say whether a better look at the request could change the steps.
 
-    Decides again with each prediction at either end of its interval, with every other domain that is still likely, and
-    with complexity moved both ways.
+    Decides again with each prediction at either end of its interval beside the baseline's, with every other domain that
+    is still likely, and with complexity moved both ways.
     """
     steps = decide(loaded, features, signals, view).steps
     return any(decide(loaded, features, other, view).steps != steps for other in _doubts(loaded.policy, signals))
 
 
 def _doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
+    baseline = signals.success.get(policy.baseline)
+    far = {
+        tier: 0.0 if tier == policy.baseline else uncertainty(success, baseline, signals)
+        for tier, success in signals.success.items()
+    }
     for sign in (DOUBT, -DOUBT):
         yield replace(
-            signals,
-            success={
-                tier: replace(success, probability=_moved(success, -sign if tier == policy.baseline else sign))
-                for tier, success in signals.success.items()
-            },
+            signals, success={tier: _moved(success, sign * far[tier]) for tier, success in signals.success.items()}
         )
     for domain, probability in signals.domain_probs.items():
         if domain != signals.domain and probability >= DOUBTFUL_DOMAIN:
@@ -174,8 +175,8 @@ def _doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
             yield replace(signals, complexity=min(1.0, max(0.0, signals.complexity + shift)))
 
 
-def _moved(success: Success, standard_errors: float) -> float:
-    return min(1.0, assured(success, -standard_errors))
+def _moved(success: Success, by: float) -> Success:
+    return replace(success, probability=min(1.0, max(0.0, success.probability + by)))
 
 
 def _case(loaded: Loaded, target: Target, features: Features, signals: Signals | None, view: View) -> _Case:
@@ -291,17 +292,22 @@ def _pick(case: _Case, target: Target) -> _Pick:
 def _wanted(case: _Case, objective: Objective, eligible: Sequence[str]) -> _Pick:
     """Choose what the request wants by itself: a preferred tier that keeps the floor, else the objective's choice."""
     choice = choose(objective, [case.options[tier] for tier in eligible], case.baseline, case.signals, case.view)
-    least, passed = floor(objective, case.baseline), []
+    passed: list[str] = []
     for rule in case.matched("prefer"):
         tier, success = str(rule.prefer), case.options[str(rule.prefer)].success
+        least = floor(objective, success, case.baseline, case.signals)
         if tier not in eligible:
             passed.append(f"rule {rule.name!r} prefers {tier}, which cannot serve it")
-        elif success is not None and assured(success, -caution(case.signals)) < least:
+        elif success is not None and _at_best(case, success) < least:
             falls = f"{success.probability:.2f} is below the floor of {least:.2f}"
             passed.append(f"rule {rule.name!r} prefers {tier}, but its predicted {falls}")
         else:
             return _Pick(tier, (*passed, f"rule {rule.name!r} prefers {tier}"), choice.utilities, tier)
     return _Pick(choice.tier, (*passed, choice.why), choice.utilities, choice.tier)
+
+
+def _at_best(case: _Case, success: Success) -> float:
+    return success.probability + doubt(success, case.baseline.success, case.signals)
 
 
 def _held(case: _Case, pick: _Pick, eligible: Sequence[str]) -> _Pick:

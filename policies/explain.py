@@ -6,7 +6,7 @@ chosen tier changes, and the place of the change is then narrowed down by bisect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -14,6 +14,7 @@ from policies.addressing import Target, resolve
 from policies.conditions import Facts, Range
 from policies.decide import decide, judge_rules
 from policies.document import Loaded
+from policies.objective import gain_error
 from policies.schema import Objective, Policy, Rule, Section
 from policies.values import Decision, Estimate, Features, Signals, View
 
@@ -60,6 +61,7 @@ class Explanation:
     rules: tuple[RuleTrace, ...]
     decision: Decision
     flips: tuple[Flip, ...]
+    baseline: str = ""
 
 
 def explain(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Explanation:
@@ -70,7 +72,8 @@ def explain(loaded: Loaded, features: Features, signals: Signals | None, view: V
         for rule, verdict in judge_rules(loaded.policy, facts)
     )
     decision = decide(loaded, features, signals, view)
-    return Explanation(features, signals, rules, decision, tuple(_flips(loaded, facts, view, decision)))
+    flips = tuple(_flips(loaded, facts, view, decision))
+    return Explanation(features, signals, rules, decision, flips, loaded.policy.baseline)
 
 
 def sections(explanation: Explanation) -> Mapping[str, tuple[str, ...]]:
@@ -81,7 +84,7 @@ def sections(explanation: Explanation) -> Mapping[str, tuple[str, ...]]:
     return {
         "request": tuple(_request(explanation.features)),
         "signals": tuple(_signals(explanation.signals)),
-        "tiers": tuple(_tier(estimate) for estimate in decision.estimates) or ("none was looked at",),
+        "tiers": tuple(_tiers(decision.estimates, explanation.baseline)) or ("none was looked at",),
         "rules": tuple(_rule(rule) for rule in explanation.rules) or ("none",),
         "choice": (steps or "refused", *decision.reasons, *odds),
         "what would change it": tuple(map(str, explanation.flips)) or ("no single change of price or threshold",),
@@ -116,11 +119,19 @@ def _signals(signals: Signals | None) -> Iterator[str]:
     yield from (f"missing: {what}" for what in signals.missing)
 
 
-def _tier(estimate: Estimate) -> str:
+def _tiers(estimates: Sequence[Estimate], baseline: str) -> Iterator[str]:
+    beside = next((estimate for estimate in estimates if estimate.tier == baseline), None)
+    for estimate in estimates:
+        yield _tier(estimate, None if estimate is beside else beside)
+
+
+def _tier(estimate: Estimate, baseline: Estimate | None) -> str:
     success, cost = "success unknown", "unpriced"
     if estimate.success is not None:
         guess = estimate.success
         success = f"success {guess.probability:.2f} ± {guess.standard_error:.2f} ({guess.source})"
+        if baseline is not None and baseline.success is not None:
+            success += f", ± {gain_error(guess, baseline.success):.2f} beside {baseline.tier}"
     if estimate.cost_usd is not None:
         cost = f"${estimate.cost_usd:.6f}"
     utility = "" if estimate.utility is None else f", utility {estimate.utility:+.3f}"

@@ -1,8 +1,10 @@
 """Quality against cost: which of the eligible tiers to choose.
 
 A tier's utility is its predicted success minus λ times its expected cost in dollars; 1/λ is what a right answer is
-worth. Every tier but the baseline is taken at a lower bound, its prediction minus some standard errors, so that the
-baseline is left only for an advantage beyond the prediction's own uncertainty. Everything here is pure arithmetic.
+worth. Every tier but the baseline is taken at a lower bound, its prediction minus some standard errors of its
+difference from the baseline, so that the baseline is left only for an advantage beyond the prediction's own
+uncertainty. How low that bound may be and still keep the quality wanted, held-out predictions say. Everything here is
+pure arithmetic.
 """
 
 from __future__ import annotations
@@ -12,20 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from itertools import pairwise
 from types import MappingProxyType
 
 from policies.schema import Objective
-from policies.values import Features, Signals, Success, View
+from policies.values import KEPT, Features, Signals, Success, View
 
-TRUSTED = 0.2
-"""Standard errors that a tier must stand clear of when the signals are complete and within what was trained on.
-
-Predictions for two tiers err together, so the error of their difference is far below the sum of theirs. On held-out
-rows of the training data this much keeps 98.6% of a 50B model's quality beside a 7B one at ``keep_quality: 0.97``.
-"""
+TRUSTED = 1.0
+"""Standard errors of its difference from the baseline that a tier must stand clear of, when the signals are complete
+and within what was trained on."""
 
 WARY = 2.0
-"""The same when signals are missing or late, or the request is far from all training data."""
+"""Standard errors of its own prediction that a tier must stand clear of when signals are missing or late, or the
+request is far from all training data: there, nothing says that tiers err together."""
 
 WORTH_AT_EVEN = 0.01
 """Dollars that a right answer is worth at ``tradeoff: 0.5``."""
@@ -82,14 +83,25 @@ def expected_output_tokens(features: Features, signals: Signals | None, cap: int
     return max(1, min(limits)) * max(1, features.choices)
 
 
-def caution(signals: Signals | None) -> float:
-    """How many standard errors a tier must stand clear of, given how far the signals can be trusted."""
-    return WARY if signals is None or signals.missing or signals.ood else TRUSTED
+def trusted(signals: Signals | None) -> bool:
+    """Whether the signals are complete and within what was trained on."""
+    return signals is not None and not signals.missing and not signals.ood
 
 
-def assured(success: Success, standard_errors: float) -> float:
-    """A prediction's lower bound."""
-    return max(0.0, success.probability - standard_errors * success.standard_error)
+def gain_error(one: Success, other: Success) -> float:
+    """The standard error of the difference of two predictions: what they share of their errors falls out of it."""
+    apart = sum(max(0.0, success.standard_error**2 - success.shared**2) for success in (one, other))
+    return math.sqrt((one.shared - other.shared) ** 2 + apart)
+
+
+def uncertainty(success: Success, baseline: Success | None, signals: Signals | None) -> float:
+    """The standard error of a prediction beside the baseline's; of the prediction itself where they are not trusted."""
+    return success.standard_error if baseline is None or not trusted(signals) else gain_error(success, baseline)
+
+
+def doubt(success: Success, baseline: Success | None, signals: Signals | None) -> float:
+    """What a prediction may be off by, beside the baseline's, as far as the objective cares."""
+    return (TRUSTED if trusted(signals) else WARY) * uncertainty(success, baseline, signals)
 
 
 def choose(
@@ -97,18 +109,34 @@ def choose(
 ) -> Choice:
     """Choose among eligible tiers, at least one; ``baseline`` is the reference even if it is not among them."""
     if objective.keep_quality is not None:
-        return _keeping(objective.keep_quality, options, baseline, caution(signals))
+        return _keeping(objective, options, baseline, signals)
     if objective.large_share is not None:
         return _sharing(objective.large_share, options, baseline)
     rate = price_of_success(objective, view)
-    return _trading(rate, options, baseline, caution(signals))
+    return _trading(rate, options, baseline, signals)
 
 
-def floor(objective: Objective, baseline: Option) -> float:
-    """The least predicted success that keeps the quality floor; 0 where the objective has none or nothing is known."""
-    if objective.keep_quality is None or baseline.success is None:
+def floor(objective: Objective, success: Success | None, baseline: Option, signals: Signals | None) -> float:
+    """The least that a tier must be assured of to keep the quality wanted; 0 where none is wanted or all is unknown."""
+    keep = objective.keep_quality
+    if keep is None or baseline.success is None:
         return 0.0
-    return objective.keep_quality * baseline.success.probability
+    return (enough(keep, success) if trusted(signals) else keep) * baseline.success.probability
+
+
+def enough(keep: float, success: Success | None) -> float:
+    """The share of the baseline's predicted success that keeps ``keep`` of its quality.
+
+    Interpolated between the calibrated shares; where there are none, ``keep`` itself.
+    """
+    if success is None or not success.enough:
+        return keep
+    known = [(0.0, 0.0), *zip(KEPT, success.enough, strict=True), (1.0, max(1.0, success.enough[-1]))]
+    return next(
+        low + (high - low) * (keep - start) / (end - start)
+        for (start, low), (end, high) in pairwise(known)
+        if keep <= end
+    )
 
 
 def price_of_success(objective: Objective, view: View) -> float:
@@ -148,21 +176,24 @@ def _leaning(options: Sequence[Option], baseline: Option, why: str) -> Choice:
     return Choice(highest.tier, f"{why}, and {baseline.tier} is not eligible: up to {highest.tier}", {})
 
 
-def _bounds(options: Sequence[Option], baseline: Option, standard_errors: float) -> dict[str, float]:
+def _bounds(options: Sequence[Option], baseline: Option, signals: Signals | None) -> dict[str, float]:
     """Give the success that counts, where known: the baseline's as predicted, the others' lower bound."""
     return {
-        option.tier: assured(option.success, 0.0 if option.tier == baseline.tier else standard_errors)
+        option.tier: option.success.probability
+        if option.tier == baseline.tier
+        else max(0.0, option.success.probability - doubt(option.success, baseline.success, signals))
         for option in options
         if option.success is not None
     }
 
 
-def _keeping(keep: float, options: Sequence[Option], baseline: Option, standard_errors: float) -> Choice:
-    counted = _bounds(options, baseline, standard_errors)
+def _keeping(objective: Objective, options: Sequence[Option], baseline: Option, signals: Signals | None) -> Choice:
+    counted = _bounds(options, baseline, signals)
     if baseline.success is None or not counted:
         return _leaning(options, baseline, "success is not predicted")
-    least, floored = keep * baseline.success.probability, f"{100 * keep:g}% of {baseline.tier}"
-    margins = {tier: bound - least for tier, bound in counted.items()}
+    floored = f"{100 * float(objective.keep_quality or 0):g}% of {baseline.tier}"
+    floors = {option.tier: floor(objective, option.success, baseline, signals) for option in options}
+    margins = {tier: bound - floors[tier] for tier, bound in counted.items()}
     keeping = [option for option in options if margins.get(option.tier, -1.0) >= 0]
     if not keeping:
         best = min((o for o in options if o.tier in counted), key=lambda o: (-counted[o.tier], cost_order(o)))
@@ -172,14 +203,17 @@ def _keeping(keep: float, options: Sequence[Option], baseline: Option, standard_
         why = f"nothing cheaper keeps {floored}'s predicted {baseline.success.probability:.2f}"
     else:
         why = f"{chosen.tier} is the cheapest that keeps {floored}: {_compared(chosen, baseline)}"
+        if chosen.success is not None and chosen.success.enough and trusted(signals):
+            assured_of, will_do = counted[chosen.tier], floors[chosen.tier]
+            why += f"; {assured_of:.2f} is assured, and held-out prompts say that {will_do:.2f} will do"
     return Choice(chosen.tier, why, margins)
 
 
-def _trading(rate: float, options: Sequence[Option], baseline: Option, standard_errors: float) -> Choice:
+def _trading(rate: float, options: Sequence[Option], baseline: Option, signals: Signals | None) -> Choice:
     if math.isinf(rate):
         chosen = min(options, key=cost_order)
         return Choice(chosen.tier, f"only cost counts: {chosen.tier} is the cheapest", {})
-    counted = _bounds(options, baseline, standard_errors)
+    counted = _bounds(options, baseline, signals)
     if baseline.success is None or not counted:
         return _leaning(options, baseline, "success is not predicted")
     dearest = max((option.cost for option in options if option.cost is not None), default=Decimal(0))

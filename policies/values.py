@@ -62,17 +62,27 @@ class Features:
     allowed: tuple[str, ...] | None = None
 
 
+KEPT = (0.8, 0.9, 0.95, 0.97, 0.99)
+"""Shares of the baseline's quality that keeping is calibrated for; between them one interpolates."""
+
+
 @dataclass(frozen=True, slots=True)
 class Success:
     """A prediction that an answer will be right: ``probability`` in 0..1, with its ``standard_error``.
 
-    ``source`` says where it comes from: ``trained`` (the same model), ``quality`` (benchmark scores in the policy),
-    ``onboarded`` (a calibration file), or ``size`` (a guess by size class).
+    Tiers err together, since a prompt that is harder than it looks is harder for all: ``shared`` is the part of the
+    error, signed, that moves with every other tier's, so that the error of a difference is known (`gain_error`).
+    ``enough`` says, for each share in `KEPT` of the baseline's quality, which share of the baseline's predicted success
+    is enough to keep it, as held-out predictions showed; empty where they could not. ``source`` says where the
+    prediction comes from: ``trained`` (the same model), ``quality`` (benchmark scores in the policy), ``onboarded`` (a
+    calibration file), or ``size`` (a guess by size class).
     """
 
     probability: float
     standard_error: float
     source: Literal["trained", "quality", "onboarded", "size"] = "trained"
+    shared: float = 0.0
+    enough: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ def load_classifier(policy: Policy, static: StaticEncoder | None, full: Encoder 
     settings = policy.classifier
     artifact = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
     targets = list(targets_of(policy))
-    return Classifier.load(artifact, targets, static=static, full=full, domains=settings.domains)
+    return Classifier.load(
+        artifact, targets, static=static, full=full, domains=settings.domains, baseline=policy.baseline
+    )
 
 
 def targets_of(policy: Policy) -> Iterator[Target]:

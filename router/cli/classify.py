@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from policies.values import KEPT
 from router.cli import cache_dir
 
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ def _signals(classifier: Classifier, look: Any) -> Iterator[bytes]:
                     "band": signals.band,
                     "success": {k: round(s.probability, 5) for k, s in signals.success.items()},
                     "standard_error": {k: round(s.standard_error, 5) for k, s in signals.success.items()},
+                    "shared_error": {k: round(s.shared, 5) for k, s in signals.success.items()},
+                    "enough": {
+                        k: {f"{keep:g}": share for keep, share in zip(KEPT, s.enough, strict=True)}
+                        for k, s in signals.success.items()
+                        if s.enough
+                    },
                     "language": row.features.language,
                     "ood": signals.ood,
                     "look": signals.look,

@@ -64,7 +64,7 @@ def some_signals(
 ) -> Signals:
     """Signals with these probabilities of success by tier."""
     known = success or {"small": 0.92, "code": 0.90, "large": 0.93}
-    predicted = {tier: Success(probability, error) for tier, probability in known.items()}
+    predicted = {tier: Success(probability, error, shared=0.95 * error) for tier, probability in known.items()}
     return Signals(domain=domain, domain_probs={domain: 1.0}, complexity=complexity, success=predicted)
 
 
@@ -88,7 +88,12 @@ features = st.builds(
     allowed=st.none() | st.lists(st.sampled_from((*BACKENDS, "tier/small", "tier/large", "gone"))).map(tuple),
 )
 
-successes = st.builds(Success, probability=shares, standard_error=st.floats(0, 0.3))
+successes = st.builds(
+    lambda probability, error, together: Success(probability, error, shared=together * error),
+    shares,
+    st.floats(0, 0.3),
+    st.floats(-1, 1),
+)
 
 signals = st.none() | st.builds(
     Signals,

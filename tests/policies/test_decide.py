@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from policies.decide import DOUBT, budgets_for, could_flip, decide, needs_signals
 from policies.document import Loaded
+from policies.objective import gain_error
 from policies.values import Features, Session, Signals, Step, Success, View
 from tests.policies.examples import (
     TIERS,
@@ -124,7 +125,7 @@ def test_what_could_not_flip_does_not(keep: float, predicted: dict[str, Success]
     assume(not could_flip(loaded, PLAIN, known, a_view()))
 
     def moved(tier: str, success: Success) -> Success:
-        shift = (-errors if tier == "large" else errors) * success.standard_error
+        shift = 0.0 if tier == "large" else errors * gain_error(success, predicted["large"])
         return replace(success, probability=min(1.0, max(0.0, success.probability + shift)))
 
     other = replace(known, success={tier: moved(tier, success) for tier, success in predicted.items()})

@@ -45,7 +45,7 @@ def test_every_section_is_laid_out() -> None:
         "language en, no code, tools or images",
     )
     assert told["signals"] == ("domain chat, chat 100%", "complexity 0.20 (simple)", "lexical look")
-    assert told["tiers"][0] == "small: success 0.92 ± 0.02 (trained), $0.000029, utility +0.014"
+    assert told["tiers"][0] == "small: success 0.92 ± 0.02 (trained), ± 0.01 beside large, $0.000029, utility +0.009"
     assert told["rules"] == (
         "code → prefer code: did not match, domain is chat, not code",
         "hard → tier large: did not match, complexity 0.2 is not at least 0.7",

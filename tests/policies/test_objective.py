@@ -14,18 +14,20 @@ from policies.objective import (
     TRUSTED,
     WARY,
     Option,
-    assured,
-    caution,
     choose,
     cost_order,
+    doubt,
+    enough,
     expected_output_tokens,
     floor,
+    gain_error,
     gain_threshold,
     price_of_success,
+    trusted,
 )
 from policies.schema import Objective
-from policies.values import Features, Signals, Success, View
-from tests.policies.examples import NOON, a_view, some_signals, successes
+from policies.values import KEPT, Features, Signals, Success, View
+from tests.policies.examples import NOON, a_view, shares, some_signals, successes
 
 KNOWN = some_signals()
 costs = st.decimals(Decimal("0.000001"), Decimal("0.1"), places=6)
@@ -43,6 +45,7 @@ known_options = st.lists(st.tuples(successes, costs), min_size=1, max_size=5).ma
     lambda drawn: [Option(f"t{n}", n, success, cost) for n, (success, cost) in enumerate(drawn)]
 )
 tradeoffs = st.floats(0, 1)
+calibrations = st.just(()) | st.tuples(*(shares for _ in KEPT)).map(lambda drawn: tuple(sorted(drawn)))
 
 
 def chosen(objective: Objective, among: list[Option], baseline: Option, view: View | None = None) -> Option:
@@ -61,8 +64,11 @@ def test_a_higher_price_of_success_never_picks_a_dearer_tier(
 
 
 @settings(max_examples=300)
-@given(known_options, st.integers(0, 4), st.floats(0.01, 1), st.floats(0.01, 1))
-def test_a_lower_floor_never_picks_a_dearer_tier(among: list[Option], base: int, one: float, other: float) -> None:
+@given(known_options, st.integers(0, 4), st.floats(0.01, 1), st.floats(0.01, 1), calibrations)
+def test_a_lower_floor_never_picks_a_dearer_tier(
+    known: list[Option], base: int, one: float, other: float, calibrated: tuple[float, ...]
+) -> None:
+    among = [replace(o, success=replace(o.success, enough=calibrated)) for o in known]
     baseline = among[base % len(among)]
     low, high = (chosen(Objective(keep_quality=keep), among, baseline).cost for keep in sorted((one, other)))
     assert low <= high
@@ -77,16 +83,21 @@ def test_a_larger_share_never_leaves_the_baseline(among: list[Option], base: int
 
 
 @settings(max_examples=300)
-@given(options, options, st.floats(0.01, 1))
-def test_the_floor_is_kept_or_the_nearest_taken(among: list[Option], others: list[Option], keep: float) -> None:
+@given(options, options, st.floats(0.01, 1), calibrations)
+def test_the_floor_is_kept_or_the_nearest_taken(
+    drawn: list[Option], others: list[Option], keep: float, calibrated: tuple[float, ...]
+) -> None:
+    among = [replace(o, success=o.success and replace(o.success, enough=calibrated)) for o in drawn]
     baseline = replace(others[0], tier="elsewhere")
     assume(baseline.success is not None)
     choice = choose(Objective(keep_quality=keep), among, baseline, KNOWN, a_view())
-    bounds = {o.tier: assured(o.success, TRUSTED) for o in among if o.success is not None}
+    known = {o.tier: o.success for o in among if o.success is not None}
+    bounds = {tier: max(0.0, s.probability - gain_error(s, baseline.success)) for tier, s in known.items()}
+    floors = {tier: enough(keep, s) * baseline.success.probability for tier, s in known.items()}
     if not bounds:
         assert choice.tier == among[-1].tier
-    elif max(bounds.values()) >= keep * baseline.success.probability:
-        assert bounds[choice.tier] >= keep * baseline.success.probability
+    elif any(bounds[tier] >= floors[tier] for tier in known):
+        assert bounds[choice.tier] >= floors[choice.tier]
     else:
         assert bounds[choice.tier] == max(bounds.values())
 
@@ -101,9 +112,8 @@ def test_the_baseline_is_left_only_for_an_advantage_beyond_its_doubt(
     rate = price_of_success(Objective(tradeoff=tradeoff), a_view())
     if taken != baseline:
         advantage = taken.success.probability - baseline.success.probability - rate * float(taken.cost - baseline.cost)
-        assert advantage >= TRUSTED * min(taken.success.standard_error, taken.success.probability / TRUSTED) - 1e-6 * (
-            1 + rate
-        )
+        error = min(gain_error(taken.success, baseline.success), taken.success.probability)
+        assert advantage >= error - 1e-6 * (1 + rate)
 
 
 @given(options, st.sampled_from(("keep_quality", "tradeoff", "large_share", "usd_per_day")))
@@ -151,6 +161,7 @@ def test_unpriced_tiers_are_compared_by_success_alone() -> None:
 
 def test_doubt_leans_to_the_baseline() -> None:
     small, large = an_option("small", 0, 0.92, "0.001", error=0.02), an_option("large", 1, 0.93, "0.01", error=0.02)
+    small, large = (replace(o, success=replace(o.success, shared=0.0199)) for o in (small, large))
     for known, tier in (
         (KNOWN, "small"),
         (replace(KNOWN, ood=True), "large"),
@@ -158,14 +169,57 @@ def test_doubt_leans_to_the_baseline() -> None:
         (None, "large"),
     ):
         assert choose(Objective(keep_quality=0.97), [small, large], large, known, a_view()).tier == tier
-    assert (caution(KNOWN), caution(None)) == (TRUSTED, WARY)
+    assert (trusted(KNOWN), trusted(None)) == (True, False)
+    assert doubt(small.success, large.success, KNOWN) == TRUSTED * gain_error(small.success, large.success)
+    assert doubt(small.success, large.success, None) == WARY * 0.02
 
 
 def test_the_floor_is_zero_where_there_is_none() -> None:
     large = an_option("large", 1, 0.9, "0.01")
-    assert floor(Objective(keep_quality=0.9), large) == pytest.approx(0.81)
-    assert floor(Objective(tradeoff=0.5), large) == 0
-    assert floor(Objective(keep_quality=0.9), replace(large, success=None)) == 0
+    assert floor(Objective(keep_quality=0.9), None, large, KNOWN) == pytest.approx(0.81)
+    assert floor(Objective(tradeoff=0.5), None, large, KNOWN) == 0
+    assert floor(Objective(keep_quality=0.9), None, replace(large, success=None), KNOWN) == 0
+
+
+def test_tiers_that_err_together_are_told_apart_for_certain() -> None:
+    one, other = Success(0.5, 0.2, shared=0.2), Success(0.9, 0.2, shared=0.2)
+    assert gain_error(one, other) == 0
+    assert gain_error(replace(one, shared=0), other) == pytest.approx(0.2 * math.sqrt(2))
+    assert gain_error(replace(one, shared=-0.2), other) == pytest.approx(0.4)
+    assert gain_error(replace(one, shared=0.12), other) == pytest.approx(math.hypot(0.08, 0.16))
+
+
+@given(successes, successes)
+def test_a_difference_is_never_less_certain_than_two_predictions_that_err_apart_or_against(
+    one: Success, other: Success
+) -> None:
+    assert gain_error(one, other) == gain_error(other, one)
+    assert gain_error(one, other) <= one.standard_error + other.standard_error + 1e-9
+
+
+def test_what_is_enough_lies_between_what_was_calibrated() -> None:
+    known = Success(0.8, 0.1, enough=(0.5, 0.7, 0.8, 0.84, 0.98))
+    asked = (0.0001, 0.4, 0.8, 0.9, 0.925, 0.97, 0.98, 0.99, 1.0)
+    assert [enough(keep, known) for keep in asked] == pytest.approx(
+        [0.0000625, 0.25, 0.5, 0.7, 0.75, 0.84, 0.91, 0.98, 1.0]
+    )
+    assert enough(1.0, replace(known, enough=(0.5, 0.7, 0.8, 1.1, 2.0))) == 2
+    assert enough(0.97, replace(known, enough=())) == enough(0.97, None) == 0.97
+
+
+def test_what_held_out_prompts_say_is_enough_decides_where_signals_are_trusted() -> None:
+    small, large = an_option("small", 0, 0.8, "0.001"), an_option("large", 1, 0.9, "0.01")
+    calibrated = replace(small, success=replace(small.success, enough=(0.5, 0.7, 0.8, 0.84, 0.98)))
+    objective = Objective(keep_quality=0.97)
+    choice = choose(objective, [calibrated, large], large, KNOWN, a_view())
+    assert choice.why == (
+        "small is the cheapest that keeps 97% of large: predicted 0.80 against 0.90 at 10% of its cost; "
+        "0.80 is assured, and held-out prompts say that 0.76 will do"
+    )
+    assert choose(objective, [small, large], large, KNOWN, a_view()).tier == "large"
+    assert choose(objective, [calibrated, large], large, replace(KNOWN, ood=True), a_view()).tier == "large"
+    strict = replace(small, success=Success(0.9, 0.0, enough=(2.0,) * len(KEPT)))
+    assert choose(Objective(keep_quality=0.9), [strict, large], large, KNOWN, a_view()).tier == "large"
 
 
 def test_shares_become_thresholds_of_gain() -> None:
