@@ -228,7 +228,12 @@ class Classifier:
 
 
 def stake(signals: Signals) -> float:
-    """How much the choice of tier matters: the span of the tiers' success, or with one tier what it lacks."""
+    """How much the choice of tier matters: the span of the tiers' success, or with one tier what it lacks.
+
+    All of it where a request is unlike anything trained on, since a policy then leans to its baseline.
+    """
+    if signals.ood:
+        return 1.0
     found = [success.probability for success in signals.success.values()]
     return max(found) - min(found) if len(found) > 1 else 1.0 - found[0] if found else 0.0
 
