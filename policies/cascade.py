@@ -103,11 +103,17 @@ def next_step(decision: Decision, attempts: Sequence[Attempt], retries: Retries,
     return GiveUp(f"{_told(last)}, and nothing is left to try")
 
 
+def first_step(decision: Decision, cooling: frozenset[str]) -> Step | None:
+    """Choose the step to begin with: the first whose backend does not rest, where any does not."""
+    awake = (step for step in decision.steps if step.backend not in cooling) if cooling else iter(decision.steps)
+    return next(awake, decision.steps[0] if decision.steps else None)
+
+
 def _first(decision: Decision, moment: Moment) -> Next:
-    if not decision.steps:
+    step = first_step(decision, moment.cooling)
+    if step is None:
         return GiveUp(decision.refusal.message if decision.refusal else "the decision has no step")
-    awake = [step for step in decision.steps if step.backend not in moment.cooling]
-    return Try((awake or list(decision.steps))[0], 0.0, "first", "first choice")
+    return Try(step, 0.0, "first", "first choice")
 
 
 def _untried(decision: Decision, attempts: Sequence[Attempt], moment: Moment) -> list[Step]:

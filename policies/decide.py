@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
 
@@ -21,7 +22,7 @@ from policies.objective import Option, choose, cost_order, doubt, expected_outpu
 from policies.problems import listing
 from policies.schema import Backend, Budget, Objective, Policy, Rule
 from policies.session import hold, next_session
-from policies.values import Decision, Estimate, Features, Refusal, Signals, Step, Success, View
+from policies.values import Decision, Estimate, Features, Plan, Refusal, Signals, Step, Success, View
 
 __all__ = ["budgets_for", "could_flip", "decide", "judge_rules", "needs_signals", "next_session"]
 
@@ -86,6 +87,11 @@ class _Pick:
 
 def decide(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision:
     """Choose the steps for a request. Never raises: a request that nothing can serve gets a refusal."""
+    return _as_planned(loaded, features, signals, view) or decide_afresh(loaded, features, signals, view)
+
+
+def decide_afresh(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision:
+    """Decide without taking anything for granted; `decide` gives the same, most often from a `Plan`."""
     policy, target = loaded.policy, loaded.target(features.model, features.allowed)
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
@@ -112,9 +118,54 @@ def decide(loaded: Loaded, features: Features, signals: Signals | None, view: Vi
     )
 
 
+def _as_planned(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision | None:
+    """Decide by what holds for every request that names the same tier or backend and finds nothing in its way.
+
+    Only its cost is its own then, and the rules that match it. None where something else could matter.
+    """
+    name = features.model
+    if signals is not None or view.exceeded or not loaded.open.to(features, view):
+        return None
+    plan = loaded.plans[name] if name in loaded.plans else _plan_for(loaded, name)
+    if plan is None:
+        return None
+    matched: list[Rule] = []
+    if loaded.policy.rules:
+        judged = judge_rules(loaded.policy, Facts(features, None, view.now))
+        matched = [rule for rule, verdict in judged if verdict.holds]
+        if any(rule.exclude is not None for rule in matched):
+            return None
+    estimates = []
+    for tier, settings in loaded.policy.tiers.items():
+        option = _option(loaded.prices, tier, 0, settings.backends, features, None)
+        estimates.append(Estimate(tier, None, option.cost))
+    return Decision(
+        plan.steps, plan.reasons, loaded.hash, estimates=tuple(estimates), rules=tuple([rule.name for rule in matched])
+    )
+
+
+def _plan_for(loaded: Loaded, model: str) -> Plan | None:
+    """Find the plan for a model name, once; there is none where the decision looks at signals, sessions or load."""
+    target, policy = loaded.target(model), loaded.policy
+    if isinstance(target, Refusal):
+        return None
+    plan = None
+    if target.kind == "backend" or (target.kind == "tier" and _alone(policy, target.name)):
+        bare = replace(loaded, policy=policy.model_copy(update={"rules": ()}))
+        found = decide_afresh(bare, Features(model=model), None, View(now=datetime.min))
+        plan = Plan(found.steps, found.reasons) if found.refusal is None else None
+    loaded.plans[model] = plan
+    return plan
+
+
+def _alone(policy: Policy, tier: str) -> bool:
+    """Say whether a tier and each of its fallbacks have one backend, so that there is nothing to weigh."""
+    return all(len(policy.tiers[name].backends) == 1 for name in (tier, *policy.fallback.get(tier, ())))
+
+
 def judge_rules(policy: Policy, facts: Facts) -> tuple[tuple[Rule, Verdict], ...]:
     """Judge every rule of the policy, in its order."""
-    return tuple((rule, rule.when.match(facts)) for rule in policy.rules)
+    return tuple([(rule, rule.when.match(facts)) for rule in policy.rules])
 
 
 def budgets_for(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> tuple[Budget, ...]:
@@ -132,16 +183,13 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
     policy, target = loaded.policy, loaded.target(features.model)
     if isinstance(target, Refusal):
         return False
-    open_questions = [
-        rule
-        for rule, verdict in judge_rules(policy, Facts(features))
-        if verdict.holds is None and rule.when.asks_signals()
-    ]
+    judged = judge_rules(policy, Facts(features))
+    open_questions = [rule for rule, verdict in judged if verdict.holds is None and rule.when.asks_signals()]
     if any(rule.exclude for rule in open_questions) or any(budget.when.asks_signals() for budget in policy.budgets):
         return True
     if target.kind != "auto":
         return target.kind == "tier" and policy.tiers[target.name].told_apart
-    for rule, verdict in judge_rules(policy, Facts(features)):
+    for rule, verdict in judged:
         if rule.tier is not None and verdict.holds is not False:
             return verdict.holds is None or policy.tiers[rule.tier].told_apart
     return len(policy.tiers) > 1 or policy.tiers[policy.baseline].told_apart
@@ -190,7 +238,7 @@ def _case(loaded: Loaded, target: Target, features: Features, signals: Signals |
             elif name.startswith(f"{budget.name}/"):
                 spent[name.removeprefix(f"{budget.name}/")] = budget.name
     excluding = [rule for rule, verdict in rules if verdict.holds and rule.exclude is not None]
-    standing = tuple(standings(policy, features, view, excluding, spent))
+    standing = standings(policy, loaded.open, features, view, excluding, spent)
     by_tier = {tier: tuple(within) for tier, within in groupby(standing, key=lambda one: one.tier)}
     options = {
         tier: _option(loaded.prices, tier, order, _able(by_tier.get(tier, ())), features, signals)
@@ -236,13 +284,15 @@ def _option(
     signals: Signals | None,
 ) -> Option:
     """Estimate one tier or variant by its dearest backend; its cost is unknown if one is unpriced."""
-    costs: list[Decimal | None] = []
+    success = signals.success.get(tier) if signals is not None else None
+    costs = []
     for backend in backends:
         output = expected_output_tokens(features, signals, backend.max_output_tokens)
         cost = expected_cost(prices[backend.name], features.input_tokens, output)
-        costs.append(cost if isinstance(cost, Decimal) else None)
-    known = [cost for cost in costs if cost is not None]
-    return Option(tier, order, signals.success.get(tier) if signals else None, max(known) if known == costs else None)
+        if not isinstance(cost, Decimal):
+            return Option(tier, order, success, None)
+        costs.append(cost)
+    return Option(tier, order, success, max(costs))
 
 
 def _refusal(case: _Case, target: Target) -> Refusal | None:

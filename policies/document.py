@@ -18,12 +18,13 @@ from pydantic import SecretStr, ValidationError
 from policies.addressing import Target, models, resolve
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
+from policies.eligibility import Open
 from policies.money import Price, price_of
 from policies.problems import PolicyErrors, Problem, hint
 from policies.references import reference_problems
 from policies.schema import Policy
 from policies.source import Path, Source, read
-from policies.values import Refusal
+from policies.values import Plan, Refusal
 
 __all__ = ["Loaded", "PolicyErrors", "Problem", "complete", "json_schema", "load", "resolved", "show"]
 
@@ -42,9 +43,14 @@ class Loaded:
     source: Source = field(repr=False)
     prices: Mapping[str, Price | None] = field(init=False, repr=False, compare=False)
     """Each backend's price by its name, worked out once."""
+    open: Open = field(init=False, repr=False, compare=False)
+    plans: dict[str, Plan | None] = field(init=False, repr=False, compare=False)
+    """What `policies.decide` has found to hold for every request of a model name that nothing stands in the way of."""
     _targets: Mapping[str, Target | Refusal] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "open", Open.of(self.policy))
+        object.__setattr__(self, "plans", {})
         tiers = self.policy.tiers.values()
         prices = {backend.name: price_of(backend) for tier in tiers for backend in tier.backends}
         object.__setattr__(self, "prices", prices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import inf
 
 from policies.addressing import allows, backends
 from policies.schema import Backend, Exclude, Policy, Rule
@@ -58,18 +59,58 @@ class Standing:
         return any(obstacle.kind is Kind.FORBIDDEN for obstacle in self.obstacles)
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """How all backends of a policy stand for a request that finds nothing in the way of any, and which requests do.
+
+    Most do: so this is worked out with the policy. ``window`` and ``answer`` are the smallest context window and output
+    cap that the policy states of any backend, ``supports`` what all of them support.
+    """
+
+    standings: tuple[Standing, ...]
+    window: float
+    answer: float
+    supports: frozenset[str]
+
+    @classmethod
+    def of(cls, policy: Policy) -> Open:
+        """Work it out."""
+        every = [backend for _, backend in backends(policy)]
+        return cls(
+            tuple(Standing(tier, backend, ()) for tier, backend in backends(policy)),
+            min((backend.context_window for backend in every if backend.context_window is not None), default=inf),
+            min((backend.max_output_tokens for backend in every if backend.max_output_tokens is not None), default=inf),
+            frozenset.intersection(*(frozenset(backend.supports) for backend in every)),
+        )
+
+    def to(self, features: Features, view: View) -> bool:
+        """Say whether nothing stands in the way of a request, budgets and rules aside."""
+        asked = features.max_output_tokens
+        needed = features.input_tokens + (ROOM_FOR_ANSWER if asked is None else asked)
+        return (
+            not view.cooling
+            and features.allowed is None
+            and needed <= self.window
+            and (asked is None or asked <= self.answer)
+            and features.requires <= self.supports
+            and (not view.windows or needed <= min(view.windows.values()))
+        )
+
+
 def standings(
-    policy: Policy, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
-) -> list[Standing]:
+    policy: Policy, all_open: Open, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
+) -> tuple[Standing, ...]:
     """Judge every backend of the policy, in policy order.
 
     ``excluding`` are the matching rules that exclude; ``spent`` names exhausted budgets by the tier, backend or model
     that they limit.
     """
-    return [
+    if not excluding and not spent and all_open.to(features, view):
+        return all_open.standings
+    return tuple(
         Standing(tier, backend, tuple(_obstacles(tier, backend, features, view, excluding, spent)))
         for tier, backend in backends(policy)
-    ]
+    )
 
 
 def _obstacles(

@@ -55,10 +55,14 @@ class TokenRates:
     above: tuple[tuple[int, TokenRates], ...] = ()
     service_tiers: Mapping[str, TokenRates] = field(default_factory=dict)
 
-    def of(self, usage: Usage) -> TokenRates:
+    def of(self, service_tier: str, input_tokens: int) -> TokenRates:
         """The rates that one call is billed at."""
-        tier = self.service_tiers.get(usage.service_tier, self)
-        return next((rates for tokens, rates in tier.above if usage.input_tokens > tokens), tier)
+        tier = self.service_tiers.get(service_tier, self) if service_tier else self
+        return next((rates for tokens, rates in tier.above if input_tokens > tokens), tier) if tier.above else tier
+
+    def plain(self, input_tokens: int, output_tokens: int) -> Decimal:
+        """Dollars for tokens of no special kind."""
+        return self.input * input_tokens + self.output * output_tokens + self.request
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ def cost(usage: Usage, price: Price | None) -> Decimal | Unpriced:
 
 def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
     """Kinds that overlap in what is reported are billed once: cached, written, audio, image; reasoning first."""
-    rates = price.of(usage)
+    rates = price.of(usage.service_tier, usage.input_tokens)
     if not (
         usage.cached_input_tokens
         or usage.cache_write_tokens
@@ -143,7 +147,7 @@ def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
         or usage.image_input_tokens
         or usage.image_output_tokens
     ):
-        return rates.input * usage.input_tokens + rates.output * usage.output_tokens + rates.request
+        return rates.plain(usage.input_tokens, usage.output_tokens)
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     written = min(usage.cache_write_tokens, usage.input_tokens - cached)
     written_1h = min(usage.cache_write_1h_tokens, written)
@@ -176,6 +180,8 @@ def expected_cost(
     price: Price | None, input_tokens: int, output_tokens: int, cached_tokens: int = 0
 ) -> Decimal | Unpriced:
     """Dollars that a call would cost, before the fact."""
+    if isinstance(price, TokenRates) and not cached_tokens:
+        return price.of("", input_tokens).plain(input_tokens, output_tokens)
     usage = Usage(input_tokens=input_tokens, cached_input_tokens=cached_tokens, output_tokens=output_tokens)
     return cost(usage, price)
 

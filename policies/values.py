@@ -238,6 +238,14 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What every decision on requests with one model name has in common, as long as nothing stands in their way."""
+
+    steps: tuple[Step, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached, written, audio and image ones,
     ``output_tokens`` reasoning, audio and image ones, ``cache_write_tokens`` those written for an hour.

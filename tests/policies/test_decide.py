@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from policies.decide import DOUBT, budgets_for, could_flip, decide, needs_signals
+from policies.decide import DOUBT, budgets_for, could_flip, decide, decide_afresh, needs_signals
 from policies.document import Loaded
 from policies.objective import gain_error
 from policies.values import Features, Session, Signals, Step, Success, View
@@ -39,6 +39,33 @@ def test_it_is_total_and_deterministic(loaded: Loaded, asked: Features, known: S
     assert len(set(decision.steps)) == len(decision.steps)
     assert needs_signals(loaded, asked) in (True, False)
     assert known is None or could_flip(loaded, asked, known, view) in (True, False)
+
+
+@MANY
+@given(policies, features, signals, views)
+def test_a_plan_decides_what_would_be_decided_afresh(
+    loaded: Loaded, asked: Features, known: Signals | None, view: View
+) -> None:
+    """Requests are also made such that nothing stands in their way, as it mostly is."""
+    clear = replace(asked, input_tokens=min(asked.input_tokens, 500), max_output_tokens=None, requires=frozenset())
+    for request in (asked, clear, replace(clear, allowed=None, headers={})):
+        for seen in (view, replace(view, cooling=frozenset(), exceeded=())):
+            assert decide(loaded, request, None, seen) == decide_afresh(loaded, request, None, seen)
+        assert decide(loaded, request, known, view) == decide_afresh(loaded, request, known, view)
+
+
+def test_there_is_a_plan_for_what_has_one_way_only() -> None:
+    loaded = a_policy(aliases={"best": "tier/large"})
+    for model in ("tier/large", "tier/code", "tier/small", "small-1", "best", "auto", "gpt-9"):
+        decide(loaded, replace(PLAIN, model=model), None, a_view())
+    planned = {model: plan.steps for model, plan in loaded.plans.items() if plan is not None}
+    assert planned == {
+        "tier/large": (Step("large", "large-1"),),
+        "tier/code": (Step("code", "code-1"), Step("large", "large-1")),
+        "small-1": (Step("small", "small-1"),),
+        "best": (Step("large", "large-1"),),
+    }
+    assert "gpt-9" not in loaded.plans
 
 
 @MANY

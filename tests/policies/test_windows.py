@@ -33,3 +33,15 @@ def test_what_the_policy_states_wins_and_unknown_stays_unknown(
     told: dict[str, int], stated: int | None, serves: bool
 ) -> None:
     assert ("small-1" in steps(told, context_window=stated)) == serves
+
+
+def test_a_plan_heeds_what_servers_tell() -> None:
+    document = a_document()
+    del document["tiers"]["code"]["backends"][0]["context_window"]  # type: ignore[index]
+    loaded, asked = a_policy(**document), Features(model="tier/code", input_tokens=5_000)
+    found = [
+        [step.backend for step in decide(loaded, asked, None, a_view(windows=told)).steps]
+        for told in ({}, {"code-1": 4_096}, {"code-1": 65_536})
+    ]
+    assert found == [["code-1", "large-1"], ["large-1"], ["code-1", "large-1"]]
+    assert loaded.plans["tier/code"] is not None
