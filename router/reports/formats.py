@@ -14,7 +14,7 @@ import orjson
 from policies.money import usd
 from router.reports.gpus import GpuBill
 from router.reports.report import Report, Row
-from router.reports.savings import Interval
+from router.reports.savings import FEWEST, Interval
 
 _MODELLED = (
     "baseline: modelled request by request: tokens in as its tokenizer would count them and tokens out as long as its "
@@ -36,7 +36,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "by": list(report.by),
         "rows": [dict(zip(report.by, row.group, strict=True)) | _row(report, row) for row in report.rows],
         "total": _row(report, report.total),
-        "saving_interval": None if report.interval is None else _interval(report.interval),
+        "saving_interval": None if report.total.interval is None else _interval(report.total.interval),
         "gpus": [_gpu(bill, report.window.until.tzinfo) for bill in report.gpus],
         "notes": list(report.notes),
     }
@@ -50,6 +50,9 @@ def _row(report: Report, row: Row) -> dict[str, Any]:
         flat[f"{name}_usd"] = float(usd(nano_dollars))
     flat["cost_share"] = report.cost_share(row)
     flat["saving_share"] = row.saving_share
+    bounds = {} if row.interval is None else _interval(row.interval)
+    flat |= {f"saving_{bound}": bounds.get(bound) for bound in ("low_usd", "high_usd", "low_share", "high_share")}
+    flat["assumed"] = row.assumed
     for latency, values in row.latencies.items():
         for percentile, milliseconds in zip(("p50", "p95", "p99"), values or (None,) * 3, strict=True):
             flat[f"{latency}_ms_{percentile}"] = None if milliseconds is None else round(milliseconds, 3)
@@ -107,13 +110,16 @@ def remarks(report: Report) -> list[str]:
     """What stands under the table: how sure the saving is, GPU bills, and what the sums do not say."""
     lines = []
     places = decimals(abs(report.total.baseline_nanos))
-    if report.interval is not None and report.total.saving_share is not None:
-        low, high = report.interval.low_nanos, report.interval.high_nanos
+    sure = report.total.interval
+    if sure is not None and report.total.saving_share is not None:
+        low, high = sure.low_nanos, sure.high_nanos
         lines.append(
             f"saving {dollars(report.total.saving_nanos, places)} ({report.total.saving_share:+.1%} of the baseline), "
             f"95% interval {dollars(low, places)} to {dollars(high, places)} "
-            f"({report.interval.low_share:+.1%} to {report.interval.high_share:+.1%})"
+            f"({sure.low_share:+.1%} to {sure.high_share:+.1%})"
         )
+    if any(row.baseline_nanos and row.interval is None for row in (*report.rows, report.total)):
+        lines.append(f"–: too few requests for an interval ({FEWEST}, each weighed by its baseline; 3 for the total)")
     if report.total.baseline_nanos:
         lines.append(_MODELLED)
     if report.total.wasted_nanos:
@@ -136,7 +142,7 @@ def columns(report: Report) -> list[list[str]]:
     """The report as people read it: a header, a line per row, the total."""
     places = decimals(max(abs(report.total.cost_nanos), abs(report.total.baseline_nanos)))
     header = [
-        *report.by, "requests", "errors", "tokens in", "tokens out", "cost", "share", "baseline", "saving", "",
+        *report.by, "requests", "errors", "tokens in", "tokens out", "cost", "share", "baseline", "saving", "", "95%",
         "TTFT p50/p95/p99 ms", "total p50/p95/p99 ms",
     ]  # fmt: skip
     rows = [[*row.group, *_cells(report, row, places)] for row in report.rows]
@@ -157,8 +163,13 @@ def _cells(report: Report, row: Row, places: int) -> list[str]:
         dollars(row.baseline_nanos, places),
         dollars(row.saving_nanos, places),
         "" if row.saving_share is None else f"{row.saving_share:+.1%}",
+        "" if row.saving_share is None else _bounds(row.interval),
         *(_percentiles(row.latencies, latency) for latency in ("ttft", "total")),
     ]
+
+
+def _bounds(sure: Interval | None) -> str:
+    return "–" if sure is None else f"{sure.low_share:+.1%} to {sure.high_share:+.1%}"
 
 
 def _percentiles(latencies: Mapping[str, Sequence[float] | None], latency: str) -> str:

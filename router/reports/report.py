@@ -5,15 +5,15 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
 from policies.money import NANOS_PER_USD
 from router.ledger import histogram
-from router.ledger.sums import COUNTS, GPU_FIELD, LATENCIES, MONEY, SAVING_FIELD, Cell, merge_all
+from router.ledger.sums import COUNTS, GPU_FIELD, LATENCIES, MONEY, REALS, SAVING_FIELD, Cell, merge_all
 from router.reports.gpus import GpuBill, gpu_bills
-from router.reports.savings import Interval, interval
+from router.reports.savings import Interval, bootstrapped, of_squares
 from router.reports.window import Window
 
 DIMENSIONS: Final = ("tier", "model", "backend", "domain", "key", "precision", "hour", "day")
@@ -30,7 +30,9 @@ class Row:
     """One group's sums. Money is in nano-dollars; ``latencies`` holds p50, p95 and p99 in milliseconds.
 
     ``cost_nanos`` is what the group's attempts cost, ``wasted_nanos`` the part that went into attempts that did not
-    answer. ``baseline_nanos`` and ``saving_nanos`` are over requests whose cost and baseline are both known.
+    answer. ``baseline_nanos`` and ``saving_nanos`` are over requests whose cost and baseline are both known;
+    ``assumed`` counts those of them that were compared at ratio 1 because nothing was known (see `router.baseline`),
+    and ``interval`` says how sure the saving is, None where too few requests tell.
     """
 
     group: tuple[str, ...]
@@ -51,6 +53,8 @@ class Row:
     baseline_nanos: int
     saving_nanos: int
     latencies: Mapping[str, tuple[float, float, float] | None]
+    assumed: int = 0
+    interval: Interval | None = None
 
     @property
     def saving_share(self) -> float | None:
@@ -62,14 +66,13 @@ class Row:
 class Report:
     """What the ledger says of a window. ``rows`` are by ``by``, in time's order or the dearest first.
 
-    ``interval`` is that of the total's saving; ``gpus`` has the bills of backends priced by time.
+    ``gpus`` has the bills of backends priced by time.
     """
 
     window: Window
     by: tuple[str, ...]
     rows: tuple[Row, ...]
     total: Row
-    interval: Interval | None = None
     gpus: tuple[GpuBill, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -96,7 +99,8 @@ def report(
         if hour not in hours:
             continue
         if name.startswith("="):
-            apart.append((hour, name, packed))
+            if name.startswith((SAVING_FIELD, GPU_FIELD)):
+                apart.append((hour, name, packed))
             continue
         cell = Cell.of(hour, name)
         groups[_group(cell, by, zone)].append(packed)
@@ -106,11 +110,11 @@ def report(
     rows.sort(key=lambda row: row.group if in_time else (-row.cost_nanos, *row.group))
     total = _row((), [packed for tallies in groups.values() for packed in tallies])
     merged = [(hour, name, packed) for (hour, name), packed in merge_all(apart).items()]
-    sure = interval(packed for _, name, packed in merged if name == SAVING_FIELD)
+    total = replace(total, interval=bootstrapped(packed for _, name, packed in merged if name == SAVING_FIELD))
     held = {name.split("\x1f")[1] for _, name, _ in merged if name.startswith(GPU_FIELD)}
     used = {name: _row((), backends[name]) for name in held & backends.keys()}
     gpus = gpu_bills(merged, {name: (row.cost_nanos, row.output_tokens) for name, row in used.items()})
-    return Report(window, tuple(by), tuple(rows), total, sure, gpus, (*_caveats(total), *notes))
+    return Report(window, tuple(by), tuple(rows), total, gpus, (*_caveats(total), *notes))
 
 
 def _group(cell: Cell, by: Sequence[str], zone: tzinfo | None) -> tuple[str, ...]:
@@ -133,12 +137,16 @@ def _row(group: tuple[str, ...], tallies: Sequence[bytes]) -> Row:
     parts = counters[len(COUNTS) :]
     money = {f"{name}_nanos": parts[2 * i] * NANOS_PER_USD + parts[2 * i + 1] for i, name in enumerate(MONEY)}
     counts: dict[str, Any] = dict(zip(COUNTS, counters, strict=False))
-    return Row(group=group, **counts, **money, latencies=_latencies(tallies))
+    latencies, reals = _rest(tallies)
+    sure = of_squares(money["saving_nanos"], money["baseline_nanos"], *reals[:3])
+    return Row(group, **counts, **money, latencies=latencies, assumed=round(reals[3]), interval=sure)
 
 
-def _latencies(tallies: Sequence[bytes]) -> dict[str, tuple[float, float, float] | None]:
+def _rest(tallies: Sequence[bytes]) -> tuple[dict[str, tuple[float, float, float] | None], list[float]]:
+    """What follows the counters of packed tallies: percentiles of latencies, and the sums of `REALS`."""
     import numpy as np
 
+    reals: list[bytes] = []
     pairs: dict[str, list[bytes]] = {name: [] for name in LATENCIES}
     for packed in tallies:
         at = _PAIRS_AT
@@ -146,6 +154,7 @@ def _latencies(tallies: Sequence[bytes]) -> dict[str, tuple[float, float, float]
             end = at + length * _PAIR_BYTES
             pairs[name].append(packed[at:end])
             at = end
+        reals.append(packed[at + 1 :])
     shown: dict[str, tuple[float, float, float] | None] = {}
     for name, parts in pairs.items():
         observed = np.frombuffer(b"".join(parts), [("bucket", "<u2"), ("count", "<u4")])
@@ -153,7 +162,7 @@ def _latencies(tallies: Sequence[bytes]) -> dict[str, tuple[float, float, float]
         ranks = {index: int(counts[index]) for index in np.flatnonzero(counts).tolist()}
         p50, p95, p99 = (histogram.percentile(ranks, share) for share in PERCENTILES)
         shown[name] = None if p50 is None or p95 is None or p99 is None else (p50, p95, p99)
-    return shown
+    return shown, np.frombuffer(b"".join(reals), "<f8").reshape(-1, len(REALS)).sum(axis=0).tolist()
 
 
 def _caveats(total: Row) -> list[str]:
@@ -166,4 +175,10 @@ def _caveats(total: Row) -> list[str]:
     if total.estimated:
         share = total.estimated / total.requests if total.requests else 1
         caveats.append(f"{total.estimated} requests ({share:.1%}) are billed on estimated, not measured, tokens")
+    if total.assumed:
+        share = total.assumed / total.requests
+        caveats.append(
+            f"{total.assumed} requests ({share:.1%}) are compared at ratio 1, as if the baseline counted and wrote as "
+            "they did: nothing was known of that yet"
+        )
     return caveats

@@ -111,7 +111,13 @@ def test_bars_are_drawn_on_a_terminal_alone(found: Report) -> None:
 
 def test_the_table_says_everything(found: Report) -> None:
     text = shown(found, terminal=False)
-    for words in ("-$1.0000", "unpriced", "95% interval", "GPUs of qwen: 0.03 h", "1 requests (20.0%) are unpriced"):
+    for words in (
+        "-$1.0000",
+        "unpriced",
+        "95% interval",
+        "GPUs of qwen up to 2026-11-22 12:01:40: 0.03 h",
+        "1 requests (20.0%) are unpriced",
+    ):
         assert words in text
     assert "$3.0000" in text.split("total")[-1]
 

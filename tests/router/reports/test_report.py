@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.values import Entry
+from policies.values import Counterfactual, Entry
 from router.ledger.sums import held, merge_packed, pack_entries, spent
 from router.reports import DIMENSIONS, Report, report, window
 from router.reports.comparison import change, compared, pairs
@@ -72,7 +72,7 @@ def test_a_negative_saving_is_negative() -> None:
     found = made([entry(cost=9_000, baseline=1_000)])
     assert found.total.saving_nanos == -8_000
     assert found.total.saving_share == -8
-    assert found.interval is None or found.interval.low_nanos <= -8_000
+    assert found.total.interval is None or found.total.interval.low_nanos <= -8_000
 
 
 def test_unpriced_and_estimated_requests_are_stated_by_count_and_share() -> None:
@@ -87,7 +87,7 @@ def test_unpriced_and_estimated_requests_are_stated_by_count_and_share() -> None
 
 def test_nothing_recorded_is_a_report_of_nothing() -> None:
     found = made([])
-    assert (found.rows, found.total.requests, found.total.saving_share, found.interval) == ((), 0, None, None)
+    assert (found.rows, found.total.requests, found.total.saving_share, found.total.interval) == ((), 0, None, None)
     assert found.total.latencies["total"] is None
 
 
@@ -105,13 +105,13 @@ def test_the_interval_of_a_saving_covers_it_and_narrows_with_more_requests() -> 
 
     few, many = made(recorded(50)), made(recorded(3_000))
     for found in (few, many):
-        assert found.interval is not None
-        assert found.interval.low_nanos < found.total.saving_nanos < found.interval.high_nanos
-        assert found.interval.low_share < (found.total.saving_share or 0) < found.interval.high_share
-    assert few.interval is not None
-    assert many.interval is not None
-    width = many.interval.high_share - many.interval.low_share
-    assert width < (few.interval.high_share - few.interval.low_share) / 4
+        assert found.total.interval is not None
+        assert found.total.interval.low_nanos < found.total.saving_nanos < found.total.interval.high_nanos
+        assert found.total.interval.low_share < (found.total.saving_share or 0) < found.total.interval.high_share
+    assert few.total.interval is not None
+    assert many.total.interval is not None
+    width = many.total.interval.high_share - many.total.interval.low_share
+    assert width < (few.total.interval.high_share - few.total.interval.low_share) / 4
 
 
 def test_the_interval_covers_the_true_saving_about_95_times_in_100() -> None:
@@ -120,10 +120,56 @@ def test_the_interval_covers_the_true_saving_about_95_times_in_100() -> None:
     covered = 0
     for _ in range(200):
         costs = [random.choice([1_000_000, 9_000_000]) for _ in range(150)]
-        found = made([entry(str(i), cost=cost, baseline=10_000_000) for i, cost in enumerate(costs)]).interval
+        found = made([entry(str(i), cost=cost, baseline=10_000_000) for i, cost in enumerate(costs)]).total.interval
         assert found is not None
         covered += found.low_share <= 0.5 <= found.high_share
     assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_a_row_s_interval_is_what_the_bootstrap_s_tends_to() -> None:
+    """The one row of a report by nothing is its total, whose interval the bootstrap gives."""
+    random.seed(2)
+    drawn = ((random.randint(1, 9_000_000), random.choice([10_000_000, 30_000_000])) for _ in range(4_000))
+    found = made([entry(str(i), cost=cost, baseline=baseline) for i, (cost, baseline) in enumerate(drawn)])
+    (row,), total = found.rows, found.total
+    assert row.interval is not None
+    assert total.interval is not None
+    for name in ("low_nanos", "high_nanos", "low_share", "high_share"):
+        width = getattr(total.interval, name.replace("low", "high")) - getattr(
+            total.interval, name.replace("high", "low")
+        )
+        assert getattr(row.interval, name) == pytest.approx(getattr(total.interval, name), abs=0.15 * width)
+
+
+def test_a_row_s_interval_covers_the_true_saving_about_95_times_in_100() -> None:
+    random.seed(4)
+    covered = 0
+    for _ in range(300):
+        costs = [random.choice([1_000_000, 9_000_000]) for _ in range(40)]
+        (row,) = made([entry(str(i), cost=cost, baseline=10_000_000) for i, cost in enumerate(costs)]).rows
+        assert row.interval is not None
+        covered += row.interval.low_share <= 0.5 <= row.interval.high_share
+    assert 0.91 <= covered / 300 <= 0.98
+
+
+def test_a_row_of_few_requests_or_of_one_that_outweighs_all_others_has_no_interval() -> None:
+    few = [entry(f"f{i}", tier="few") for i in range(9)]
+    many = [entry(f"m{i}", tier="many") for i in range(10)]
+    heavy = [entry(f"h{i}", tier="heavy", baseline=10**9 if i else 10**12) for i in range(50)]
+    rows = {row.group[0]: row for row in made(few + many + heavy).rows}
+    assert {name: row.interval is not None for name, row in rows.items()} == {
+        "few": False,
+        "many": True,
+        "heavy": False,
+    }
+
+
+def test_requests_that_were_compared_at_ratio_1_for_want_of_evidence_are_counted() -> None:
+    assumed = [replace(entry(str(i)), counterfactual=Counterfactual("gpt", assumed=True)) for i in range(3)]
+    unpriced = replace(entry("u", cost=None), counterfactual=Counterfactual("gpt", assumed=True))
+    found = made([*assumed, unpriced, replace(entry("k"), counterfactual=Counterfactual("gpt", output_ratio=1.5))])
+    assert found.total.assumed == 3
+    assert any("3 requests (60.0%) are compared at ratio 1" in note for note in found.notes)
 
 
 def test_the_gpu_bill_closes_over_any_window() -> None:
