@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from policies import schema
 from policies.values import Attempt, Decision
@@ -15,8 +15,11 @@ from router.backends import Backend
 from router.errand import Answer, Errand, Order
 from router.lane import Lane
 from router.slots import Slots
+from router.wheel import Wheel
 
 __all__ = ["Answer", "Dispatcher", "Order"]
+
+_NONE: frozenset[str] = frozenset()
 
 
 class Dispatcher:
@@ -24,7 +27,7 @@ class Dispatcher:
 
     ``lanes`` is the way to each backend, by name. ``windows`` are context windows in tokens, where known. ``hedges``
     has, for models as requests name them, after how many seconds without content a second backend is asked. ``clock``
-    is the event loop's.
+    is the event loop's, and ``wheel`` has the deadlines of what is under way.
     """
 
     def __init__(
@@ -35,7 +38,8 @@ class Dispatcher:
         on_rest: Callable[[str, float], None] | None = None,
     ) -> None:
         """``wall`` gives Unix time. ``on_rest`` is told when a backend begins to rest, and for how many seconds."""
-        self.clock = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        self.clock, self.wheel = loop.time, Wheel(loop)
         self._resting: set[str] = set()
         self._tell = on_rest
         tier_of = {config.name: name for name, tier in policy.tiers.items() for config in tier.backends}
@@ -46,7 +50,7 @@ class Dispatcher:
         }
         self.lanes: Mapping[str, Lane] = {
             name: Lane(
-                backend, policy, self.clock, wall, self._rests,
+                backend, policy, self.clock, self.wheel, wall, self._rests,
                 policy.tiers[tier_of[name]].escalate, bounds.get(tier_of[name]),
             )
             for name, backend in backends.items()
@@ -58,21 +62,23 @@ class Dispatcher:
         self.retries = policy.retries
         self._deadline = policy.timeouts.deadline.total_seconds()
 
-    async def run(self, order: Order, decision: Decision, trail: list[Attempt] | None = None) -> Answer:
+    def run(self, order: Order, decision: Decision, trail: list[Attempt] | None = None) -> Awaitable[Answer]:
         """Make attempts until one answers. Raises `Exhausted` when none does, before a byte of content.
 
         ``trail``, an empty list, gets every attempt as it ends, those of a call that is cancelled too. Cancelling it
         stops the backend.
         """
         attempts = [] if trail is None else trail
-        return await Errand(self, order, decision, attempts, self.clock() + self._deadline).run()
+        return Errand(self, order, decision, attempts, self.clock() + self._deadline).run()
 
     def in_flight(self) -> dict[str, int]:
         """Calls under way or waiting for a slot, by backend."""
-        return {name: lane.slots.in_flight + lane.slots.waiting for name, lane in self.lanes.items()}
+        return {name: lane.slots.load for name, lane in self.lanes.items()}
 
     def cooling(self) -> frozenset[str]:
         """Backends that rest after failures."""
+        if not self._resting:
+            return _NONE
         self._resting = {name for name in self._resting if not self.lanes[name].closed}
         return frozenset(name for name in self._resting if self.lanes[name].cooling)
 

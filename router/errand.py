@@ -14,7 +14,7 @@ from random import random
 from typing import TYPE_CHECKING, Any
 
 from policies import money
-from policies.cascade import OURS, Moment, Try, next_step
+from policies.cascade import OURS, Moment, Next, Try, first_step, next_step
 from policies.checks import Answered, shortcoming
 from policies.values import Attempt, Decision, Step
 from router import escalation, stream
@@ -24,10 +24,6 @@ from router.lane import Flight, Lane
 
 if TYPE_CHECKING:
     from router.dispatch import Dispatcher
-
-_PASSED_ON = ("openai-processing-ms", "openai-version")
-"""Response headers of a backend that a client may see."""
-
 
 _SLACK = 0.002
 """Seconds by which an event loop may wake a sleeper early: a backend that said when to come back still rests then."""
@@ -48,22 +44,25 @@ class Order:
 
 
 class Answer:
-    """An answer that has begun. ``body`` yields bytes once; ``whole`` has them where the answer is not streamed.
+    """An answer that has begun: ``whole`` where it is not streamed, and in any case ``body``.
 
     Whoever holds it calls `aclose`, however it ended; until then a stream holds its backend.
     """
 
-    __slots__ = ("_flight", "_trail", "body", "content_type", "headers", "model", "status", "step", "whole")
+    __slots__ = ("_events", "_flight", "_trail", "content_type", "model", "step", "whole")
 
     def __init__(self, flight: Flight, trail: list[Attempt], body: stream.Stream | bytes) -> None:
         headers = flight.reply.headers
-        self.status = 200
         self.step, self.model = flight.step, flight.model
         self.content_type = headers.get("content-type") or "application/json"
-        self.headers: Mapping[str, str] = {name: headers[name] for name in _PASSED_ON if name in headers}
         self.whole = body if isinstance(body, bytes) else None
-        self.body: AsyncIterator[bytes] = _once(body) if isinstance(body, bytes) else body
+        self._events = None if isinstance(body, bytes) else body
         self._flight, self._trail = flight, trail
+
+    @property
+    def body(self) -> AsyncIterator[bytes]:
+        """The bytes, once."""
+        return self._events if self._events is not None else _once(self.whole or b"")
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -77,8 +76,8 @@ class Answer:
 
     async def aclose(self) -> None:
         """Let go of the backend: cancels its work where the body has not ended, and bills what was used."""
-        if isinstance(self.body, stream.Stream):
-            await self.body.aclose()
+        if self._events is not None:
+            await self._events.aclose()
 
     def serve(self) -> None:
         """Make this answer's attempt the last of the trail, and one that answered: it is the one that is given."""
@@ -107,25 +106,18 @@ class Errand:
     async def run(self) -> Answer:
         """Make attempts until one answers. Raises `Exhausted` when none does."""
         dispatcher = self._dispatcher
-        while True:
-            last = self._errors[-1] if self._errors else None
-            moment = Moment(
-                draw=random(),
-                retry_after=last.retry_after if last else None,
-                remaining=self._deadline - dispatcher.clock(),
-                cooling=dispatcher.cooling(),
-                windows=dispatcher.windows,
-            )
-            following = next_step(self._decision, self._trail, dispatcher.retries, moment)
-            if not isinstance(following, Try):
-                break
+        step = first_step(self._decision, dispatcher.cooling())
+        try:
+            if step is not None:
+                hedge = dispatcher.hedges.get(str(self._order.body.get("model"))) if dispatcher.hedges else None
+                return await (self._attempt(step) if hedge is None else self._hedged(step, hedge))
+        except UpstreamError as error:
+            self._errors.append(error)
+        while isinstance(following := self._following(), Try):
             if following.delay:
                 await asyncio.sleep(following.delay + _SLACK)
             try:
-                hedge = dispatcher.hedges.get(str(self._order.body.get("model"))) if dispatcher.hedges else None
-                if hedge is not None and following.kind == "first":
-                    return await self._hedged(following.step, hedge)
-                return await self._attempt(self._least_bad(following.step))
+                return await self._attempt(following.step)
             except UpstreamError as error:
                 self._errors.append(error)
         if self._poor is not None:
@@ -133,13 +125,29 @@ class Errand:
             return self._poor
         raise Exhausted(tuple(self._trail), _worth_telling(self._errors))
 
+    def _following(self) -> Next:
+        """What to do after the attempts so far."""
+        dispatcher = self._dispatcher
+        moment = Moment(
+            draw=random(),
+            retry_after=self._errors[-1].retry_after if self._errors else None,
+            remaining=self._deadline - dispatcher.clock(),
+            cooling=dispatcher.cooling(),
+            windows=dispatcher.windows,
+        )
+        return next_step(self._decision, self._trail, dispatcher.retries, moment)
+
     async def _attempt(self, step: Step) -> Answer:
         """One call to one backend, up to its first content. Raises `UpstreamError`, with the attempt in the trail."""
-        lane = self._dispatcher.lanes[step.backend]
-        flight = await self._board(lane, step)
+        step = self._least_bad(step)
+        order, lane = self._order, self._dispatcher.lanes[step.backend]
+        probe = not (lane.closed and lane.slots.grab()) and await self._board(lane, step)
+        limits = lane.limits
+        patience = min(limits.first_token if order.stream else limits.answer, limits.total)
+        flight = Flight(lane, step, order.input_tokens, patience, self._deadline, self._trail, probe=probe)
         try:
-            await flight.watch.wait(self._send(lane, flight))
-            return await self._open(lane, flight)
+            whole = await flight.watch.wait(self._call(lane, flight))
+            return await self._open_stream(lane, flight) if whole is None else self._open(lane, flight, whole)
         except UpstreamError as error:
             flight.fail(error)
             raise
@@ -155,7 +163,7 @@ class Errand:
 
         The other is cancelled and billed. Raises `UpstreamError` when neither answers.
         """
-        racing = {asyncio.ensure_future(self._attempt(self._least_bad(step)))}
+        racing = {asyncio.ensure_future(self._attempt(step))}
         won: Answer | None = None
         try:
             done, _ = await asyncio.wait(racing, timeout=patience)
@@ -183,8 +191,8 @@ class Errand:
             if won is not None:
                 won.serve()
 
-    async def _board(self, lane: Lane, step: Step) -> Flight:
-        """Pass the breaker and take a slot. A refusal of our own goes into the trail as a rejected attempt.
+    async def _board(self, lane: Lane, step: Step) -> bool:
+        """Pass the breaker, as its probe or not, and take a slot. A refusal of ours goes into the trail as an attempt.
 
         A tier's queues together are waited in no longer than for a first token, whichever of its backends they are for.
         """
@@ -205,23 +213,22 @@ class Errand:
             refused = Attempt(step.backend, step.tier, lane.model, "rejected", error=error.kind, phase="connect")
             self._trail.append(replace(refused, cost_nanos=0))
             raise
-        first = limits.first_token if self._order.stream else limits.answer
-        end = min(self._dispatcher.clock() + min(first, limits.total), self._deadline)
-        return Flight(lane, step, self._order.input_tokens, end, self._trail, probe=probe)
+        return probe
 
-    async def _send(self, lane: Lane, flight: Flight) -> None:
+    async def _call(self, lane: Lane, flight: Flight) -> bytes | None:
+        """Make the call, and read the answer where it comes whole; None where it is a stream."""
         order = self._order
-        flight.carry(await lane.backend.send(Call(order.path, order.body, order.stream, flight.sent)))
-
-    async def _open(self, lane: Lane, flight: Flight) -> Answer:
-        """From a response that has begun to an answer that has."""
-        order, reply = self._order, flight.reply
+        reply = await lane.backend.send(Call(order.path, order.body, order.stream, flight.sent))
+        flight.carry(reply)
         if order.stream and not reply.headers.get("content-type", "").startswith("application/json"):
-            return await self._open_stream(lane, flight)
-        body = await flight.watch.wait(reply.read())
-        seen = stream.whole(body, order.path)
+            return None
+        return await reply.read()
+
+    def _open(self, lane: Lane, flight: Flight, body: bytes) -> Answer:
+        """From a whole response to an answer."""
+        seen = stream.whole(body, self._order.path)
         flight.usage, flight.characters = seen.usage, seen.characters
-        if order.stream:
+        if self._order.stream:
             raise UpstreamError("malformed", "The backend was asked for a stream and did not send one.", status=200)
         flight.first()
         answer = Answer(flight, self._trail, body)

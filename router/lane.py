@@ -16,6 +16,7 @@ from router.errors import UpstreamError
 from router.slots import Slots
 from router.usage import estimate
 from router.watch import Watch
+from router.wheel import Wheel
 
 _numbers = count()
 
@@ -44,6 +45,7 @@ class Lane:
         backend: Backend,
         policy: schema.Policy,
         clock: Callable[[], float],
+        wheel: Wheel,
         wall: Callable[[], float] = time.time,
         on_rest: Callable[[str, float], None] = lambda name, seconds: None,
         escalate: schema.Escalate | None = None,
@@ -63,7 +65,7 @@ class Lane:
         self.slots = Slots(config.max_in_flight, within)
         self.price = money.price_of(config)
         self.gpu = money.GpuClock(self.price.hour, wall()) if isinstance(self.price, money.GpuRates) else None
-        self.clock, self.wall = clock, wall
+        self.clock, self.wheel, self.wall = clock, wheel, wall
         self.escalate = escalate
         self._circuit = breaker.CLOSED
         self._cooldown = policy.cooldown
@@ -155,9 +157,10 @@ class Flight:
     )  # fmt: skip
 
     def __init__(
-        self, lane: Lane, step: Step, input_tokens: int, end: float, trail: list[Attempt], *, probe: bool = False
-    ) -> None:
-        """``end`` is when the first phase must be over. ``trail`` gets the attempt when it lands."""
+        self, lane: Lane, step: Step, input_tokens: int, patience: float, deadline: float, trail: list[Attempt],
+        *, probe: bool = False,
+    ) -> None:  # fmt: skip
+        """The first phase must be over in ``patience`` seconds and by ``deadline``; ``trail`` gets the attempt."""
         self._lane, self.step, self._trail = lane, step, trail
         self._input_tokens, self._probe = input_tokens, probe
         self._reply: Reply | None = None
@@ -172,7 +175,7 @@ class Flight:
         if lane.gpu is not None:
             self._gpu_id = str(next(_numbers))
             lane.gpu.start(self._gpu_id, lane.wall(), input_tokens)
-        self.watch = Watch(asyncio.get_running_loop(), end, self._expire)
+        self.watch = Watch(lane.wheel, min(self.started + patience, deadline), self._expire)
 
     @property
     def model(self) -> str:

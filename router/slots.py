@@ -36,9 +36,9 @@ class Slots:
         return self.in_flight < self.limit and not self._queue and (self.within is None or self.within.free)
 
     @property
-    def waiting(self) -> int:
-        """How many calls wait."""
-        return len(self._queue)
+    def load(self) -> int:
+        """How many calls hold a slot or wait for one."""
+        return self.in_flight + len(self._queue)
 
     def expected_wait(self) -> float:
         """Seconds until a call that came now would have a slot."""
@@ -49,6 +49,16 @@ class Slots:
         if self.in_flight < self.limit and not self._queue:
             return 0.0
         return (len(self._queue) + 1) * (self._held_for or 0.0) / self.limit
+
+    def grab(self) -> bool:
+        """Take a slot if one is free at once, and say whether it was."""
+        if not self.free:
+            return False
+        slots: Slots | None = self
+        while slots is not None:
+            slots.in_flight += 1
+            slots = slots.within
+        return True
 
     async def take(self, patience: float) -> None:
         """Take a slot, waiting at most ``patience`` seconds. Raises `UpstreamError` of kind ``full``."""

@@ -73,7 +73,7 @@ class Splitter:
 
 def data_of(event: bytes) -> bytes | None:
     """The event's data, its ``data:`` lines joined with LF; None where it has none (a comment, a keep-alive)."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+    if event[:6] == b"data: " and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
     lines = []
     for line in event.removeprefix(_BOM).splitlines():

@@ -16,7 +16,7 @@ import orjson
 from router import sse
 from router.errors import UpstreamError, client_status, in_body, shape
 from router.lane import Flight
-from router.usage import Look, look
+from router.usage import Look, look, usage_in
 
 LARGEST_HELD = 256 * 1024
 """Bytes without content after which a stream is committed anyway."""
@@ -31,7 +31,10 @@ Cost = Callable[[], float | None]
 
 
 def whole(body: bytes, path: str) -> Look:
-    """Check an answer that is not streamed, and look at it. Raises `UpstreamError` where it is not an answer."""
+    """Check an answer that is not streamed, and look at it. Raises `UpstreamError` where it is not an answer.
+
+    Its characters are counted only where it does not state its usage: nobody asks for them elsewhere.
+    """
     document = _document(body)
     if document.get("error"):
         raise in_body(document["error"])
@@ -41,7 +44,8 @@ def whole(body: bytes, path: str) -> Look:
             raise UpstreamError("malformed", "The backend's answer has no choices.", phase="first_token", status=200)
         if not choices:
             raise UpstreamError("empty", "The backend's answer is empty.", phase="first_token", status=200)
-    return look(document)
+    usage = usage_in(document)
+    return look(document) if usage is None else Look(usage=usage)
 
 
 class Stream:
@@ -86,7 +90,7 @@ class Stream:
         `LARGEST_ANSWER` bytes is not held to its end; what is returned is empty then.
         """
         watch = self._flight.watch
-        watch.enter("first_token", end, gap)
+        watch.enter("first_token", self._flight.now(), end, gap)
         while not self._done:
             data = await self._more()
             if data is None and self._unfinished > 0:
@@ -100,14 +104,14 @@ class Stream:
                 raise self._failure
             if self._moved:
                 self._moved = False
-                watch.touch()
+                watch.touch(self._flight.now())
             if sum(map(len, self._out)) > LARGEST_ANSWER:
                 return b""
         return b"".join(self._out)
 
     def stream_on(self, end: float, gap: float) -> None:
         """From here on the stream must end by ``end`` and never be silent for longer than ``gap``."""
-        self._flight.watch.enter("stream", end, gap)
+        self._flight.watch.enter("stream", self._flight.now(), end, gap)
 
     def __aiter__(self) -> Stream:
         return self
@@ -115,7 +119,7 @@ class Stream:
     async def __anext__(self) -> bytes:
         if self._moved:
             self._moved = False
-            self._flight.watch.touch()
+            self._flight.watch.touch(self._flight.now())
         while not self._out:
             if self._ended:
                 raise StopAsyncIteration
@@ -183,21 +187,20 @@ class Stream:
         document = _document(data)
         if document.get("error"):
             raise in_body(document["error"])
-        seen = look(document)
-        flight = self._flight
-        flight.characters += seen.characters
-        if seen.content or self._any_event:
+        characters, content, finished, usage, bare_usage = look(document)
+        self._flight.characters += characters
+        if content or self._any_event:
             self._committed = self._moved = True
-        if seen.usage is not None:
-            flight.usage = seen.usage
+        if usage is not None:
+            self._flight.usage = usage
         if self._done:
             return
-        self._unfinished -= seen.finished
-        if seen.usage is None or not (seen.bare_usage or seen.finished):
+        self._unfinished -= finished
+        if usage is None or not (bare_usage or finished):
             self._out.append(event)
         elif self._wants_usage:
             self._out.append(self._priced(document))
-        elif not seen.bare_usage:
+        elif not bare_usage:
             self._out.append(event)
 
     def _priced(self, document: dict[str, Any]) -> bytes:
@@ -220,8 +223,8 @@ class Stream:
 
     async def _linger(self) -> None:
         """After ``[DONE]``: read on a little, for usage that comes late and for the sake of the connection."""
-        watch = self._flight.watch
-        watch.enter("done", self._flight.now() + _LINGER)
+        now = self._flight.now()
+        self._flight.watch.enter("done", now, now + _LINGER)
         try:
             while (data := await self._more()) is not None:
                 self._take(data)

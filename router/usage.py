@@ -55,6 +55,15 @@ def usage_of(stated: object) -> Usage | None:
     )
 
 
+def usage_in(document: Mapping[str, Any]) -> Usage | None:
+    """The usage that a document of an answer states, with the service tier that it was served as."""
+    stated = document.get("usage")
+    usage = usage_of(stated) if stated else None
+    if usage is not None and type(served_as := document.get("service_tier")) is str:
+        usage = replace(usage, service_tier=served_as)
+    return usage
+
+
 def estimate(input_tokens: int, characters: int) -> Usage:
     """A usage of our own, for an attempt whose backend reported none: marked as not measured."""
     return Usage(input_tokens=input_tokens, output_tokens=-(-characters // CHARACTERS_PER_TOKEN), measured=False)
@@ -86,10 +95,7 @@ class Look(NamedTuple):
 def look(document: Mapping[str, Any]) -> Look:
     """Look at one chunk, or at one whole answer. Never raises, whatever the document holds."""
     choices = document.get("choices")
-    stated = document.get("usage")
-    usage = usage_of(stated) if stated else None
-    if usage is not None and type(served_as := document.get("service_tier")) is str:
-        usage = replace(usage, service_tier=served_as)
+    usage = usage_in(document) if document.get("usage") else None
     characters, content, finished = 0, False, 0
     if type(choices) is list:
         for choice in choices:

@@ -1,4 +1,4 @@
-"""One timer for all phases of an attempt."""
+"""The deadlines of all phases of an attempt."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import TypeVar
 
 from policies.values import Phase
 from router.errors import UpstreamError
+from router.wheel import Wheel
 
 T = TypeVar("T")
-
-_SLACK = 0.001
-"""Timers may fire this many seconds early."""
 
 _TOLD: dict[Phase, str] = {
     "connect": "The backend did not accept a connection in time.",
@@ -28,44 +26,43 @@ def _nobody_watches() -> None:
 
 
 class Watch:
-    """Bounds every wait for a backend, with one `loop.call_at` per phase rather than a task or a timeout per wait.
+    """Bounds every wait for a backend.
 
     A phase has an ``end`` that nothing moves, and a ``gap``: the longest silence, counted only while somebody waits for
     the backend, not while a slow client is written to. Times are those of the event loop. ``on_end`` is called when the
     end passes while nobody waits.
     """
 
-    __slots__ = ("_cancelling", "_end", "_fired", "_gap", "_handle", "_loop", "_on_end", "_since", "_task", "phase")
+    __slots__ = ("_cancelling", "_end", "_fired", "_gap", "_on_end", "_place", "_since", "_task", "_wheel", "phase")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, end: float, on_end: Callable[[], None]) -> None:
+    def __init__(self, wheel: Wheel, end: float, on_end: Callable[[], None]) -> None:
         self.phase: Phase = "connect"
-        self._loop = loop
+        self._wheel = wheel
         self._end, self._gap = end, float("inf")
         self._on_end = on_end
         self._since = 0.0
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._fired = False
-        self._handle: asyncio.TimerHandle | None = loop.call_at(end, self._fire)
+        self._place: int | None = wheel.add(self, end)
 
-    def enter(self, phase: Phase, end: float, gap: float = float("inf")) -> None:
+    def enter(self, phase: Phase, now: float, end: float, gap: float = float("inf")) -> None:
         """Go on to another phase. Does nothing once the watch is over."""
-        if self._handle is None:
+        if self._place is None:
             return
-        self._handle.cancel()
-        self.phase, self._end, self._gap = phase, end, gap
-        self._since = now = self._loop.time()
-        self._handle = self._loop.call_at(min(end, now + gap), self._fire)
+        self._wheel.remove(self, self._place)
+        self.phase, self._end, self._gap, self._since = phase, end, gap, now
+        self._place = self._wheel.add(self, min(end, now + gap))
 
-    def touch(self) -> None:
+    def touch(self, now: float) -> None:
         """Begin to count silence anew."""
-        self._since = self._loop.time()
+        self._since = now
 
     def close(self) -> None:
-        """Stop the timer, and let go of whoever watches: it holds us too, and circles wait for the collector."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        """Watch no longer, and let go of whoever watches: it holds us too, and circles wait for the collector."""
+        if self._place is not None:
+            self._wheel.remove(self, self._place)
+            self._place = None
         self._on_end = _nobody_watches
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
@@ -92,15 +89,16 @@ class Watch:
         """The error of the present phase."""
         return UpstreamError("timeout", _TOLD[self.phase], phase=self.phase)
 
-    def _fire(self) -> None:
-        now = self._loop.time() + _SLACK
+    def look(self, now: float) -> None:
+        """See whether the time is up; the wheel calls this."""
+        if self._place is None:
+            return
         waiting = self._task is not None
         due = min(self._end, self._since + self._gap) if waiting else self._end
         if now < due:
-            later = due if waiting else min(due, now + self._gap)
-            self._handle = self._loop.call_at(later, self._fire)
+            self._place = self._wheel.add(self, due if waiting else min(due, now + self._gap))
             return
-        self._handle = None
+        self._place = None
         if self._task is None:
             self._on_end()
         elif self._task.cancelling() <= self._cancelling:

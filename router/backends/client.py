@@ -13,9 +13,10 @@ import asyncio
 import re
 import socket
 import ssl
+import time
 import zlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -32,6 +33,7 @@ LARGEST_ERROR: Final = 64 * 1024
 _KEEP_ALIVE = 55.0
 """Seconds after which an idle connection is not used again; servers commonly close theirs after 60 or more."""
 
+_PATHS_KEPT = 16
 _PIECE = 64 * 1024
 _SAFE = re.compile(r"[\x21-\x7e]*")
 _SAFE_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -62,21 +64,26 @@ class Client:
         if not all(_SAFE.fullmatch(name) and _SAFE_VALUE.fullmatch(value) for name, value in lines.items()):
             raise ValueError("a header's name or value holds a character that HTTP does not allow")
         self._lines = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
+        self._posts: dict[str, bytes] = {}
         self._connect_timeout = connect
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
 
-    async def post(self, path: str, body: bytes, on_sent: Callable[[], None] | None = None) -> Response:
+    def post(self, path: str, body: bytes, on_sent: Callable[[], None] | None = None) -> Awaitable[Response]:
         """Send ``body``; returns when response headers are there. Raises `UpstreamError`.
 
         ``on_sent`` is called once there is a connection.
         """
-        head = b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n" % (self._target(path), self._lines, len(body))
-        return await self._exchange(head + body, on_sent)
+        head = self._posts.get(path)
+        if head is None:
+            head = b"POST %s HTTP/1.1\r\n%scontent-length: " % (self._target(path), self._lines)
+            if len(self._posts) < _PATHS_KEPT:
+                self._posts[path] = head
+        return self._exchange(b"%b%d\r\n\r\n%b" % (head, len(body), body), on_sent)
 
-    async def get(self, path: str) -> Response:
+    def get(self, path: str) -> Awaitable[Response]:
         """GET a path; returns when response headers are there. Raises `UpstreamError`."""
-        return await self._exchange(b"GET %s HTTP/1.1\r\n%s\r\n" % (self._target(path), self._lines))
+        return self._exchange(b"GET %s HTTP/1.1\r\n%s\r\n" % (self._target(path), self._lines))
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -111,7 +118,7 @@ class Client:
 
     def _reusable(self) -> Connection | None:
         """The connection used last, if it is still open and not too old; older ones are let go."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         while self._idle:
             connection, _ = self._idle.popitem()
             if connection.open and now - connection.idle_since < _KEEP_ALIVE:
@@ -142,7 +149,7 @@ class Client:
         return Connection(self._keep, self._lose)
 
     def _keep(self, connection: Connection) -> None:
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = time.monotonic()
         self._idle[connection] = None
 
     def _lose(self, connection: Connection) -> None:
@@ -169,6 +176,10 @@ class Response:
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length) > largest:
             raise self._too_long(largest)
+        if (body := self._incoming.arrived()) is not None and "content-encoding" not in self.headers:
+            if len(body) > largest:
+                raise self._too_long(largest)
+            return body
         pieces, size = [], 0
         async for piece in self.chunks():
             pieces.append(piece)

@@ -30,9 +30,12 @@ class ProtocolError(Exception):
 
 
 class Incoming:
-    """One response as it arrives: ``status`` and lower-case ``headers`` first, then a body to be read once."""
+    """One response as it arrives: ``status`` and lower-case ``headers`` first, then a body to be read once.
 
-    __slots__ = ("_connection", "_error", "_pieces", "_size", "_waiter", "complete", "headers", "status")
+    ``pieces`` of it, of ``size`` bytes together, wait to be read.
+    """
+
+    __slots__ = ("_connection", "_error", "_waiter", "complete", "headers", "pieces", "size", "status")
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
@@ -40,8 +43,8 @@ class Incoming:
         self.complete = False
         self._connection = connection
         self._error: Exception | None = None
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self.pieces: list[bytes] = []
+        self.size = 0
         self._waiter: asyncio.Future[None] | None = None
 
     async def more(self) -> bytes:
@@ -49,37 +52,35 @@ class Incoming:
 
         Raises `Gone` or `ProtocolError`, once everything that came before it has been read.
         """
-        while not self._pieces:
+        while not self.pieces:
             if self.complete:
                 return b""
             if self._error is not None:
                 raise self._error
-            await self._wait()
-        pieces, self._pieces = self._pieces, []
-        if self._size > _HIGH // 2 and not self.complete:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        pieces, self.pieces = self.pieces, []
+        if self.size > _HIGH // 2 and not self.complete:
             self._connection.resume()
-        self._size = 0
+        self.size = 0
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def arrived(self) -> bytes | None:
+        """The whole body, where it has come to its end and nothing of it has been read; it stays to be read."""
+        return b"".join(self.pieces) if self.complete else None
 
     async def head(self) -> None:
         """Return when status and headers are there. Raises `Gone` or `ProtocolError`."""
         while not self.status:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def close(self) -> None:
         """Drop the connection, unless the response is complete."""
         if not self.complete:
             self._connection.abort()
-
-    def feed(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > _HIGH:
-            self._connection.pause()
-        self.wake()
 
     def fail(self, error: Exception) -> None:
         """Nothing more will come."""
@@ -92,10 +93,6 @@ class Incoming:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
 
 
 class Connection(asyncio.Protocol):
@@ -163,6 +160,7 @@ class Connection(asyncio.Protocol):
             return
         if exc is None and incoming.status and not self._delimited():
             self.on_message_complete()
+            incoming.wake()
         else:
             incoming.fail(Gone())
 
@@ -181,6 +179,7 @@ class Connection(asyncio.Protocol):
             return self._refuse("an upgrade that was not asked for")
         if not incoming.status and self._head_size > LARGEST_HEAD:
             return self._refuse("headers without end")
+        incoming.wake()
         return None
 
     def on_message_begin(self) -> None:
@@ -201,14 +200,17 @@ class Connection(asyncio.Protocol):
             return self._refuse("headers without end")
         if status >= 200 and self._incoming is not None:
             self._incoming.headers, self._incoming.status = self._headers, status
-            self._incoming.wake()
         self._headers = {}
         return None
 
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""
-        if self._incoming is not None:
-            self._incoming.feed(data)
+        incoming = self._incoming
+        if incoming is not None:
+            incoming.pieces.append(data)
+            incoming.size += len(data)
+            if incoming.size > _HIGH:
+                self.pause()
 
     def on_message_complete(self) -> None:
         """httptools: the response is whole, and the connection free for the next where both sides mean to keep it."""
@@ -217,8 +219,8 @@ class Connection(asyncio.Protocol):
             return
         self._incoming = None
         incoming.complete = True
-        incoming.wake()
-        self.resume()
+        if not self._reading:
+            self.resume()
         if self.open and self._parser.should_keep_alive():
             self._on_idle(self)
         elif self._transport is not None:
