@@ -23,6 +23,7 @@ MAX_TEXT: Final = 6000
 """Characters of user text that are kept; a longer conversation keeps its newest turns."""
 
 _EMPTY: Final[Mapping[str, str]] = {}
+_NEEDS_NOTHING: Final[frozenset[str]] = frozenset()
 _TEXT_PARTS: Final = ("text", "input_text")
 _IMAGE_PARTS: Final = ("image_url", "input_image", "image")
 _AUDIO_PARTS: Final = ("input_audio", "audio")
@@ -33,7 +34,7 @@ def extract(
     *,
     key_id: str = "anonymous",
     allowed: tuple[str, ...] | None = None,
-    reads_text: bool = True,
+    keeps_text: bool = True,
     headers: Mapping[str, str] = _EMPTY,
     conversation: str = "",
 ) -> Features:
@@ -41,31 +42,37 @@ def extract(
 
     ``text`` holds what users wrote, in its `plain` form, oldest first, trimmed to `MAX_TEXT` characters with the newest
     turns kept; tool output, system text and the assistant's own words never enter it. ``input_tokens`` leans high (see
-    `estimate_tokens`) and covers everything that would be sent, tools and schemas included. Language and code are not
-    looked for unless ``reads_text``.
+    `estimate_tokens`) and covers everything that would be sent, tools and schemas included. Without ``keeps_text`` no
+    text is kept, and its language and code in it are not looked for.
     """
-    messages = [m for m in _list(body.get("messages")) if isinstance(m, Mapping)]
-    user = [_text(m.get("content")) for m in messages if m.get("role") == "user"]
-    system = [_text(m.get("content")) for m in messages if m.get("role") in ("system", "developer")]
-    parts = [p for m in messages for p in _parts(m.get("content"))]
-    images = sum(p.get("type") in _IMAGE_PARTS for p in parts)
+    messages = [m for m in _list(body.get("messages")) if isinstance(m, dict)]
+    user, system, parts = [], [], []
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role == "user":
+            user.append(_text(content))
+        elif keeps_text and role in ("system", "developer"):
+            system.append(_text(content))
+        if not isinstance(content, str):
+            parts += _parts(content)
     tools = bool(_list(body.get("tools")) or _list(body.get("functions")))
-    last = plain(trim(user[-1], MAX_TEXT)) if user else ""
-    text = _newest(user, MAX_TEXT)
+    last = plain(trim(user[-1], MAX_TEXT)) if user and keeps_text else ""
+    text = _newest(user, MAX_TEXT) if keeps_text else ""
     return Features(
         model=_str(body.get("model")) or "auto",
         text=text,
         last_text=last,
-        system_text=trim("\n".join(s for s in system if s), MAX_TEXT),
+        last_characters=len(user[-1].strip()) if user else 0,
+        system_text=trim("\n".join(s for s in system if s), MAX_TEXT) if system else "",
         turns=max(1, len(user)),
         input_tokens=_input_tokens(body, messages),
         max_output_tokens=_positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens")),
         choices=_positive(body.get("n")) or 1,
         stream=body.get("stream") is True,
-        language=detect(last if len(last) > 20 else text) if reads_text else "und",
-        has_code=reads_text and looks_like_code(text),
+        language=detect(last if len(last) > 20 else text) if keeps_text else "und",
+        has_code=keeps_text and looks_like_code(text),
         has_tools=tools,
-        has_images=images > 0,
+        has_images=any(p.get("type") in _IMAGE_PARTS for p in parts) if parts else False,
         requires=_requires(body, messages, parts, tools),
         conversation=conversation,
         key_id=key_id,
@@ -115,22 +122,22 @@ def _requires(
     tools: bool,
 ) -> frozenset[str]:
     needs = set()
-    called = any(m.get("role") in ("tool", "function") or m.get("tool_calls") for m in messages)
+    called = [m for m in messages if m.get("role") in ("tool", "function") or m.get("tool_calls")]
     if called or (tools and body.get("tool_choice") != "none"):
         needs.add("tools")
     form = body.get("response_format")
-    kind = form.get("type") if isinstance(form, Mapping) else None
+    kind = form.get("type") if isinstance(form, dict) else None
     if kind == "json_object":
         needs.add("json_mode")
     elif kind == "json_schema":
         needs.add("json_schema")
-    if any(p.get("type") in _IMAGE_PARTS for p in parts):
+    if parts and any(p.get("type") in _IMAGE_PARTS for p in parts):
         needs.add("vision")
-    if any(p.get("type") in _AUDIO_PARTS for p in parts) or "audio" in _list(body.get("modalities")):
+    if (parts and any(p.get("type") in _AUDIO_PARTS for p in parts)) or "audio" in _list(body.get("modalities")):
         needs.add("audio")
     if body.get("logprobs") is True or _positive(body.get("top_logprobs")):
         needs.add("logprobs")
-    return frozenset(needs)
+    return frozenset(needs) if needs else _NEEDS_NOTHING
 
 
 # Tokens per UTF-8 byte by its class, fitted to lean above the byte-pair vocabularies of current models: letters and
@@ -171,21 +178,22 @@ def _tokens(raw: bytes) -> int:
 def _input_tokens(body: Mapping[str, object], messages: Sequence[Mapping[str, object]]) -> int:
     total = 3
     for message in messages:
-        total += _MESSAGE_TOKENS + _content_tokens(message.get("content"))
-        total += _json_tokens([v for k, v in message.items() if k not in ("content", "role")])
+        content = message.get("content")
+        total += _MESSAGE_TOKENS
+        total += estimate_tokens(content) if isinstance(content, str) else _content_tokens(content)
+        if len(message) > 2:
+            total += _json_tokens([v for k, v in message.items() if k not in ("content", "role")])
     form = body.get("response_format")
-    return total + _json_tokens([body.get("tools"), body.get("functions"), form if isinstance(form, Mapping) else None])
+    return total + _json_tokens([body.get("tools"), body.get("functions"), form if isinstance(form, dict) else None])
 
 
 def _content_tokens(content: object) -> int:
-    if isinstance(content, str):
-        return estimate_tokens(content)
     total = 0
     for part in _parts(content):
         kind = part.get("type")
         if kind in _IMAGE_PARTS:
             image = part.get("image_url")
-            detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
+            detail = image.get("detail") if isinstance(image, dict) else part.get("detail")
             total += _LOW_IMAGE_TOKENS if detail == "low" else _IMAGE_TOKENS
         elif kind in _AUDIO_PARTS or kind in ("file", "input_file"):
             total += sum(len(s) for s in _strings(part)) // _BLOB_CHARS_PER_TOKEN + 50
@@ -211,7 +219,7 @@ def _strings(value: object) -> Iterator[str]:
         item = stack.pop()
         if isinstance(item, str):
             yield item
-        elif isinstance(item, Mapping):
+        elif isinstance(item, dict):
             stack.extend(item.keys())
             stack.extend(item.values())
         elif isinstance(item, list | tuple):
@@ -221,7 +229,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _parts(content: object) -> list[Mapping[str, object]]:
-    return [p for p in _list(content) if isinstance(p, Mapping)]
+    return [p for p in _list(content) if isinstance(p, dict)]
 
 
 def _text(content: object) -> str:
@@ -231,7 +239,7 @@ def _text(content: object) -> str:
     for part in _list(content):
         if isinstance(part, str):
             found.append(part)
-        elif isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS:
+        elif isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
             found.append(_str(part.get("text")))
     return "\n".join(s for s in found if s)
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from router import endpoints
 from router.compose import open_proxy
@@ -18,16 +18,18 @@ from router.settings import Settings
 CHAT = "/v1/chat/completions"
 
 
-class Shortcut:
-    """ASGI middleware that takes POSTs of one path to their endpoint at once: routing costs as much as deciding."""
+class Application(Starlette):
+    """The routes, and a way past them for what nearly every request asks for: routing costs as much as deciding."""
 
-    def __init__(self, app: ASGIApp, path: str, endpoint: ASGIApp) -> None:
-        self._app, self._path, self._endpoint = app, path, endpoint
+    straight = Gate(endpoints.ChatCompletions())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        straight = scope["type"] == "http" and scope["path"] == self._path and scope["method"] == "POST"
-        await (self._endpoint if straight else self._app)(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] == CHAT and scope["method"] == "POST":
+            scope["app"] = self
+            await self.straight(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create(settings: Settings) -> Starlette:
@@ -39,10 +41,9 @@ def create(settings: Settings) -> Starlette:
             app.state.proxy = proxy
             yield
 
-    chat = endpoints.ChatCompletions()
-    app = Starlette(
+    app = Application(
         routes=[
-            Route(CHAT, chat, methods=["POST"]),
+            Route(CHAT, endpoints.ChatCompletions(), methods=["POST"]),
             Route("/v1/models", endpoints.models),
             Route("/v1/route", endpoints.route, methods=["POST"]),
             Route("/v1/feedback", endpoints.feedback, methods=["POST"]),
@@ -53,7 +54,7 @@ def create(settings: Settings) -> Starlette:
             Route("/engines", endpoints.engines),
             Route("/openapi.json", endpoints.openapi),
         ],
-        middleware=[Middleware(Gate), Middleware(Shortcut, path=CHAT, endpoint=chat)],
+        middleware=[Middleware(Gate)],
         exception_handlers=endpoints.EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )

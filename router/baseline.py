@@ -9,7 +9,6 @@ retries, escalations, hedges and the proxy's own time are in what was spent, nev
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from policies.schema import Backend, Policy
 from policies.values import Counterfactual, Features, Signals, Usage, View
@@ -37,8 +36,12 @@ def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
     spoken = min(usage.audio_output_tokens + usage.image_output_tokens, usage.output_tokens)
     cached = min(taken, counterfactual.cached_input_tokens)
     written = min(round(usage.cache_write_tokens * counterfactual.input_ratio), taken - cached)
-    return replace(
-        usage,
+    return Usage(
+        measured=usage.measured,
+        audio_input_tokens=usage.audio_input_tokens,
+        audio_output_tokens=usage.audio_output_tokens,
+        service_tier=usage.service_tier,
+        image_input_tokens=usage.image_input_tokens,
         input_tokens=taken,
         cached_input_tokens=cached,
         cache_write_tokens=written,

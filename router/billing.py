@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 
 from policies import money
 from policies.values import Attempt, Counterfactual, Usage
@@ -14,8 +13,12 @@ _MS_PER_HOUR = 3_600_000
 
 def total_nanos(attempts: Sequence[Attempt]) -> int | None:
     """Nano-dollars over all attempts, failed ones too; None (`unpriced`) as soon as one of them is."""
-    costs = [attempt.cost_nanos for attempt in attempts]
-    return None if None in costs else sum(cost for cost in costs if cost is not None)
+    total = 0
+    for attempt in attempts:
+        if attempt.cost_nanos is None:
+            return None
+        total += attempt.cost_nanos
+    return total
 
 
 def baseline_nanos(price: money.Price | None, usage: Usage, counterfactual: Counterfactual | None) -> int | None:
@@ -26,6 +29,6 @@ def baseline_nanos(price: money.Price | None, usage: Usage, counterfactual: Coun
     return None if cost is money.UNPRICED else money.nanos(cost)
 
 
-def proxy_nanos(hour_usd: Decimal, overhead_ms: float) -> int:
-    """Nano-dollars of the proxy's machine for the time that it added to a request."""
-    return round(money.nanos(hour_usd) * overhead_ms / _MS_PER_HOUR)
+def proxy_nanos(hour_nanos: int, overhead_ms: float) -> int:
+    """Nano-dollars of the proxy's machine, at a rate per hour, for the time that it added to a request."""
+    return round(hour_nanos * overhead_ms / _MS_PER_HOUR)

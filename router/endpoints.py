@@ -15,9 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from policies.values import Decision
+from router.cycle import WHOLE
 from router.errors import RequestError
 from router.gate import KEY
 from router.responses import error_response, json_response
+from router.wheel import Wheel
 
 if TYPE_CHECKING:
     from router.pipeline import Served
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST_NUMBER = 18
-_UNWATCHED = 0.02
+_UNWATCHED = 0.05
 """Seconds for which a client's hang-up goes unnoticed."""
 
 
@@ -48,11 +50,12 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
     Raises `RequestError`: 413 past ``limit`` bytes, 415 for a compressed body, which is never unpacked.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and (len(value) > _LONGEST_NUMBER or int(value) > limit):
-            raise _too_large(limit)
-        if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
-            raise RequestError(415, "unsupported_encoding", "Send the body as it is: compressed ones are not accepted.")
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and (len(length) > _LONGEST_NUMBER or int(length) > limit):
+        raise _too_large(limit)
+    if headers.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
+        raise RequestError(415, "unsupported_encoding", "Send the body as it is: compressed ones are not accepted.")
     chunks, size = [], 0
     while True:
         message = await receive()
@@ -70,27 +73,27 @@ def _too_large(limit: int) -> RequestError:
     return RequestError(413, "body_too_large", f"The body is larger than the {limit} bytes this proxy accepts.")
 
 
-def read_headers(scope: Scope) -> dict[str, str]:
-    """The request's headers by lower-case name."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-
-
 class Connection:
-    """Watches for the client's hang-up while a request is worked on, and cancels the work when it comes.
+    """The client's side of one request: what goes out to it, and its hang-up, which cancels the work.
 
-    It begins to look after `_UNWATCHED` seconds: most answers are there by then and need no task to wait beside them.
+    It begins to look for that after `_UNWATCHED` seconds: most answers are there by then, without a task beside them.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        """Watch over the task that this is called in."""
+    __slots__ = ("_gone", "_place", "_receive", "_send", "_takes_whole", "_task", "_watcher", "_wheel", "answered")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, wheel: Wheel, now: float) -> None:
+        """Watch over the task that this is called in. ``now`` is on the wheel's clock."""
         task = asyncio.current_task()
         assert task is not None
-        self._receive, self._task = receive, task
-        self._gone = False
+        self._receive, self._send, self._task = receive, send, task
+        self._takes_whole = WHOLE in scope.get("extensions", ())
+        self.answered = self._gone = False
         self._watcher: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(_UNWATCHED, self._begin)
+        self._wheel = wheel
+        self._place = wheel.add(self, now + _UNWATCHED)
 
-    def _begin(self) -> None:
+    def look(self, now: float) -> None:
+        """Begin to watch; the wheel calls this."""
         self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -99,9 +102,25 @@ class Connection:
         self._gone = True
         self._task.cancel()
 
+    async def deliver(self, served: Served) -> None:
+        """Send an answer, whole or as it comes."""
+        self.answered = True
+        if isinstance(served.body, bytes) and self._takes_whole:
+            self.close()
+            await self._send({"type": WHOLE, "status": served.status, "headers": served.headers, "body": served.body})
+            return
+        await self._send({"type": "http.response.start", "status": served.status, "headers": served.headers})
+        last = served.body
+        if not isinstance(last, bytes):
+            async for chunk in last:
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            last = b""
+        self.close()
+        await self._send({"type": "http.response.body", "body": last})
+
     def close(self) -> None:
         """Look no longer: a hang-up from now on cancels nothing."""
-        self._timer.cancel()
+        self._wheel.remove(self, self._place)
         if self._watcher is not None:
             self._watcher.cancel()
 
@@ -114,34 +133,28 @@ class ChatCompletions:
     """``POST /v1/chat/completions``, as a bare ASGI application: the hot path needs no request or response object."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request. An error of ours is told as one, and raised for the server to log."""
         arrived = perf_counter()
         proxy: Proxy = scope["app"].state.proxy
         try:
             raw = await read_body(scope, receive, proxy.policy.limits.body_bytes)
-            request = proxy.read_chat(raw, read_headers(scope), scope[KEY])
+            request = proxy.read_chat(raw, scope["headers"], scope[KEY])
         except RequestError as error:
             await error_response(error)(scope, receive, send)
             return
         except ClientGone:
             return
-        connection = Connection(receive)
-
-        async def deliver(served: Served) -> None:
-            await send({"type": "http.response.start", "status": served.status, "headers": served.headers})
-            last = served.body
-            if not isinstance(last, bytes):
-                async for chunk in last:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                last = b""
-            connection.close()
-            await send({"type": "http.response.body", "body": last})
-
+        dispatcher = proxy.pipeline.dispatcher
+        connection = Connection(scope, receive, send, dispatcher.wheel, dispatcher.clock())
         try:
-            await proxy.pipeline.serve(request, arrived, deliver)
+            await proxy.pipeline.serve(request, arrived, connection.deliver)
         except asyncio.CancelledError:
             if not connection.lost():
                 raise
+        except Exception as error:
+            if not connection.answered:
+                await (await _on_bug(None, error))(scope, receive, send)
+            raise
         finally:
             connection.close()
 
@@ -150,7 +163,7 @@ async def route(request: Request) -> Response:
     """``POST /v1/route``: decide where a chat request would go, and say why, without calling anyone."""
     proxy = _proxy(request)
     raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
-    chat = proxy.read_chat(raw, read_headers(request.scope), request.scope[KEY])
+    chat = proxy.read_chat(raw, request.scope["headers"], request.scope[KEY])
     choice = await proxy.pipeline.choose(chat.features, proxy.pipeline.fleet.trace(chat.body))
     shown = {name: getattr(choice.features, name) for name in _SHOWN_FEATURES}
     return json_response(
@@ -230,7 +243,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return error_response(RequestError(error.status_code, code, message, headers=error.headers))
 
 
-async def _on_bug(_: Request, error: Exception) -> Response:
+async def _on_bug(_: Request | None, error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
     return error_response(RequestError(500, "internal_error", "The proxy failed on this request; its log says why."))
 

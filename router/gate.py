@@ -22,7 +22,6 @@ KEY: Final = "tierwise.key"
 """Where the scope of a request has its `Key`, or None."""
 
 OPEN: Final = frozenset({"/healthz", "/readyz", "/openapi.json"})
-_READ = frozenset({b"authorization", b"x-api-key", b"sec-fetch-site", b"host"})
 
 
 class Gate:
@@ -45,7 +44,7 @@ class Gate:
 def _key(scope: Scope) -> Key | None:
     """The client's key. Raises `RequestError` (401, 403) for what it may not see."""
     proxy: Proxy = scope["app"].state.proxy
-    headers = {name: value for name, value in scope["headers"] if name in _READ}
+    headers = dict(scope["headers"])
     auth, path, text = proxy.policy.auth, scope["path"], text_in(headers)
     if not auth.required or path in OPEN or (path == "/metrics" and auth.public_metrics):
         key = proxy.keys.find_active(text)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, Final, Literal
+from urllib.parse import unquote
 
+import httptools
 import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from policies.schema import Limits
+from router.cycle import EXTENSIONS, Cycle
 from router.errors import shape
 from router.joined import Joined
 
@@ -52,6 +55,7 @@ class Guarded(HttpToolsProtocol):
         self._idle_bytes = 0
         self._unread_since: float | None = None
         self._closing_since: float | None = None
+        self._answered_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -74,6 +78,7 @@ class Guarded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, unless it gets no request any further."""
+        self._answered_at = None
         self._idle_bytes += len(data)
         super().data_received(data)
         if self._awaits:
@@ -92,9 +97,26 @@ class Guarded(HttpToolsProtocol):
 
         An upgrade's body would be taken for the next request, so there may be none: `ValueError` makes it a 400.
         """
-        if self.parser.should_upgrade() and any(name in _HAS_BODY for name, _ in self.headers):
+        parser, scope = self.parser, self.scope
+        if parser.should_upgrade() and any(name in _HAS_BODY for name, _ in self.headers):
             raise ValueError("an upgrade with a body")
-        super().on_headers_complete()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["http_version"] = version = parser.get_http_version()
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"], scope["query_string"] = url.path, url.query or b""
+        scope["extensions"] = EXTENSIONS
+        before, self.cycle = self.cycle, Cycle(
+            scope, self.transport, self.flow, self.logger, self.access_logger, self.access_log,
+            self.server_state.default_headers, asyncio.Event(), self.expect_100_continue,
+            version != "1.0" and parser.should_keep_alive(), self.on_response_complete,
+        )  # fmt: skip
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
         self._awaits = "body"
         self.headers = []
 
@@ -109,6 +131,17 @@ class Guarded(HttpToolsProtocol):
         self._awaits, self._idle_bytes = "", 0
         if self.cycle.response_complete:
             self._await("head")
+
+    def on_response_complete(self) -> None:
+        """A whole answer: the next request, or none for a while, which takes no timer of its own."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._answered_at = self.loop.time()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""
@@ -138,6 +171,8 @@ class Guarded(HttpToolsProtocol):
             self._closing_since = self._closing_since or now
         if any(now - since > self._request for since in (self._unread_since, self._closing_since) if since is not None):
             self.transport.abort()
+        elif self._answered_at is not None and now - self._answered_at > self.timeout_keep_alive:
+            self.transport.close()
         elif self.flow.read_paused or (self._awaits == "head" and self._answering()):
             self._since = now
         elif self._awaits and now - self._since > (self._head if self._awaits == "head" else self._request):

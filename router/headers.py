@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from policies.money import usd
+from functools import lru_cache
+
+from policies.money import NANOS_PER_USD
 from policies.values import Decision, Signals
 from router.dispatch import Answer
 
 _LONGEST_REASON = 600
-_NAMES = {
-    name: f"x-tierwise-{name}".encode()
-    for name in (
-        "request-id", "tier", "backend", "model", "reason", "attempts", "classify-ms", "overhead-ms", "domain",
-        "complexity", "cost-usd", "baseline-usd",
-    )
-}  # fmt: skip
 
 
 def served_headers(
@@ -30,25 +25,38 @@ def served_headers(
 
     ``attempts`` counts those that have ended; the one that is still streaming is added.
     """
-    values = {
-        "request-id": request_id,
-        "tier": answer.step.tier if answer else decision.tier,
-        "backend": answer.step.backend if answer else None,
-        "model": answer.model if answer else None,
-        "reason": "; ".join(decision.reasons)[:_LONGEST_REASON],
-        "attempts": str(attempts + (answer is not None and answer.whole is None)),
-        "classify-ms": f"{classify_ms:.2f}",
-        "overhead-ms": f"{overhead_ms:.2f}",
-        "domain": signals.domain if signals else None,
-        "complexity": f"{signals.complexity:.2f}" if signals and signals.complexity is not None else None,
-    }
-    for name, nanos in zip(("cost-usd", "baseline-usd"), costs or (), strict=False):
-        values[name] = None if nanos is None else f"{usd(nanos):f}"
-    return [(_NAMES[name], _printable(value)) for name, value in values.items() if value]
+    headers = [(b"x-tierwise-request-id", request_id.encode()), (b"x-tierwise-tier", _name(decision.tier))]
+    if answer is not None:
+        step, begun = answer.step, answer.whole is None
+        headers[1:] = [
+            (b"x-tierwise-tier", _name(step.tier)),
+            (b"x-tierwise-backend", _name(step.backend)),
+            (b"x-tierwise-model", _name(answer.model)),
+        ]
+        attempts += begun
+    headers += [
+        (b"x-tierwise-reason", printable("; ".join(decision.reasons)[:_LONGEST_REASON])),
+        (b"x-tierwise-attempts", b"%d" % attempts),
+        (b"x-tierwise-classify-ms", b"%.2f" % classify_ms),
+        (b"x-tierwise-overhead-ms", b"%.2f" % overhead_ms),
+    ]
+    if signals is not None:
+        headers.append((b"x-tierwise-domain", _name(signals.domain)))
+        if signals.complexity is not None:
+            headers.append((b"x-tierwise-complexity", b"%.2f" % signals.complexity))
+    for name, nanos in zip((b"x-tierwise-cost-usd", b"x-tierwise-baseline-usd"), costs or (), strict=False):
+        if nanos is not None:
+            headers.append((name, b"%d.%09d" % divmod(nanos, NANOS_PER_USD)))
+    return [header for header in headers if header[1]]
 
 
-def _printable(value: str) -> bytes:
-    """A header value that no name in a policy or a prompt can break out of."""
+@lru_cache(1024)
+def _name(value: str) -> bytes:
+    return printable(value)
+
+
+def printable(value: str) -> bytes:
+    """A header value that no name in a policy, prompt or upstream's answer can break out of."""
     if not value.isprintable():
         value = "".join(char if char.isprintable() else " " for char in value)
     return value.encode("latin-1", "replace")

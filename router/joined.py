@@ -25,6 +25,11 @@ class Joined:
             return
         self._transport.write(data)
 
+    def write_whole(self, data: bytes) -> None:
+        """Send a whole answer now."""
+        self._flush()
+        self._transport.write(data)
+
     def close(self) -> None:
         """Send what is held, and close."""
         self._flush()

@@ -17,11 +17,10 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from policies import money
-from policies.addressing import Target
 from policies.conditions import headers_read, texts_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
-from policies.values import Attempt, Counterfactual, Decision, Entry, Features, Outcome, Signals, Usage, View
+from policies.values import Attempt, Counterfactual, Decision, Entry, Features, Outcome, Refusal, Signals, Usage, View
 from router.admission import Admission
 from router.affinity import Trace
 from router.baseline import Baseline, baseline_backend
@@ -29,7 +28,7 @@ from router.billing import baseline_nanos, proxy_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import Exhausted, RequestError, to_openai
 from router.fleet import Fleet
-from router.headers import served_headers
+from router.headers import printable, served_headers
 from router.ledger.budgets import Grant
 from router.ledger.ledger import Ledger
 from router.signals import SignalReader
@@ -39,11 +38,15 @@ from router.wire import ChatRequest
 
 
 def _fresh_ids(at_once: int = 256) -> Iterator[str]:
-    """Ids that nobody can guess, 128 random bits each; the system is asked for many at a time."""
+    """Ids in the order of time that nobody can guess: 48 bits of milliseconds, 80 random ones.
+
+    In this order they go to the end of the journal's index; anywhere in it, each would have a page written for itself.
+    The system is asked for many random bits at a time.
+    """
     while True:
-        noise = token_hex(16 * at_once)
-        for start in range(0, len(noise), 32):
-            yield noise[start : start + 32]
+        noise = token_hex(10 * at_once)
+        for start in range(0, len(noise), 20):
+            yield f"{int(time() * 1e3):012x}{noise[start : start + 20]}"
 
 
 _ids = _fresh_ids()
@@ -133,7 +136,9 @@ class Pipeline:
         self.reader = reader
         conditions = [rule.when for rule in loaded.policy.rules] + [budget.when for budget in loaded.policy.budgets]
         self.headers_read = headers_read(conditions)
-        self._texts_matter = texts_read(conditions)
+        looked_at = self.headers_read | {loaded.policy.session.header.lower(), "authorization", "x-api-key"}
+        self.headers = {name.encode("latin-1", "replace"): name for name in looked_at}
+        self._texts_matter = loaded.policy.logging.content or texts_read(conditions)
         self.dispatcher = dispatcher
         self.fleet = fleet
         self._store = store
@@ -142,19 +147,34 @@ class Pipeline:
         self._telemetry = telemetry
         self._baseline = baseline
         self._baseline_price = money.price_of(baseline_backend(loaded.policy))
+        self._hour_nanos = money.nanos(loaded.policy.ledger.proxy_hour_usd)
         self._timezone = ZoneInfo(loaded.policy.timezone)
         self._serving = 0
         self._retired = False
         self._idle = asyncio.Event()
 
-    def reads_text(self, model: str) -> bool:
-        """Whether the language of a request's text, or code in it, matters where ``model`` is this."""
+    def keeps_text(self, model: str) -> bool:
+        """Whether a request's text matters, its language and code in it, where ``model`` is this."""
         target = self.loaded.target(model)
-        return self._texts_matter or (isinstance(target, Target) and target.kind == "auto")
+        if self._texts_matter or isinstance(target, Refusal):
+            return self._texts_matter
+        apart = target.kind == "tier" and self.loaded.policy.tiers[target.name].told_apart
+        return apart or target.kind == "auto"
 
     async def choose(self, features: Features, prompt: Trace = ()) -> Choice:
         """Decide where a request would go, without calling anyone."""
-        view = await self._view(features, prompt)
+        policy, store = self.loaded.policy, self._store
+        view = View(
+            now=datetime.now(self._timezone),
+            cooling=self.dispatcher.cooling(),
+            in_flight=self.dispatcher.in_flight(),
+            session=await store.session(features.conversation, features.turns) if policy.session.sticky else None,
+            spent_today=await store.spent_today(policy.timezone),
+            draw=random(),
+            engines=self.fleet.weighed(),
+            warm=self.fleet.warm(prompt),
+            windows=self.fleet.windows(),
+        )
         signals, classify_ms = None, 0.0
         if needs_signals(self.loaded, features):
             signals, classify_ms = await self.reader.read(self.loaded, features, view)
@@ -171,13 +191,14 @@ class Pipeline:
         try:
             await deliver(await self._answer(exchange))
             if exchange.answer is not None:
-                await exchange.answer.aclose()
+                if exchange.answer.whole is None:
+                    await exchange.answer.aclose()
                 exchange.status, exchange.outcome = 200, exchange.attempts[-1].outcome
         except Exception:
             exchange.status, exchange.outcome = 500, "error"
             raise
         finally:
-            if exchange.answer is not None:
+            if exchange.answer is not None and exchange.answer.whole is None:
                 await exchange.answer.aclose()
             self._serving -= 1
             if self._retired and not self._serving:
@@ -188,7 +209,10 @@ class Pipeline:
         """The answer as soon as it has begun, or the error that stands in for it."""
         request = exchange.request
         exchange.prompt = self.fleet.trace(request.body)
-        choice = exchange.choice = await self._admitted(exchange, await self.choose(request.features, exchange.prompt))
+        choice = await self.choose(request.features, exchange.prompt)
+        if self.loaded.policy.budgets:
+            choice = await self._admitted(exchange, choice)
+        exchange.choice = choice
         if (refusal := choice.decision.refusal) is not None:
             seconds = exchange.grant.retry_after
             wait = {"retry-after": str(ceil(seconds))} if refusal.status == 429 and seconds is not None else {}
@@ -205,7 +229,7 @@ class Pipeline:
             return self._failed(exchange, error, "rejected")
         exchange.opened(answer)
         self.fleet.served(answer.step.backend, exchange.prompt)
-        headers = [(b"content-type", answer.content_type.encode("latin-1")), *self._headers(exchange)]
+        headers = [(b"content-type", printable(answer.content_type)), *self._headers(exchange)]
         if answer.whole is not None:
             headers.append((b"content-length", str(len(answer.whole)).encode()))
             return Served(200, headers, answer.whole)
@@ -224,20 +248,6 @@ class Pipeline:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in extra.items()]
         return Served(exchange.status, [*headers, *self._headers(exchange)], body)
-
-    async def _view(self, features: Features, prompt: Trace) -> View:
-        policy = self.loaded.policy
-        return View(
-            now=datetime.now(self._timezone),
-            cooling=self.dispatcher.cooling(),
-            in_flight=self.dispatcher.in_flight(),
-            session=await self._store.session(features.conversation, features.turns) if policy.session.sticky else None,
-            spent_today=await self._store.spent_today(policy.timezone),
-            draw=random(),
-            engines=self.fleet.weighed(),
-            warm=self.fleet.warm(prompt),
-            windows=self.fleet.windows(),
-        )
 
     def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
         assert exchange.choice is not None
@@ -297,7 +307,7 @@ class Pipeline:
             ttft_ms=exchange.ttft_ms,
             total_ms=total_ms,
             counterfactual=used.counterfactual,
-            proxy_nanos=proxy_nanos(self.loaded.policy.ledger.proxy_hour_usd, overhead_ms),
+            proxy_nanos=proxy_nanos(self._hour_nanos, overhead_ms),
         )
         self._ledger.record(entry, exchange.grant)
         self._telemetry.left(entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from time import time
 from zoneinfo import ZoneInfo
@@ -80,14 +80,16 @@ class Proxy:
         """The policy in force."""
         return self.pipeline.loaded.policy
 
-    def read_chat(self, raw: bytes, headers: Mapping[str, str], key: Key | None) -> wire.ChatRequest:
-        """Check a chat body under the policy in force. Raises `RequestError`."""
-        client = wire.Client(key.id, key.allowed) if key is not None else wire.Client(wire.key_id(headers))
+    def read_chat(self, raw: bytes, given: Iterable[tuple[bytes, bytes]], key: Key | None) -> wire.ChatRequest:
+        """Check a chat body under the policy in force; ``given`` are its headers. Raises `RequestError`."""
         policy, pipeline = self.policy, self.pipeline
+        names = pipeline.headers
+        headers = {names[name]: value.decode("latin-1") for name, value in given if name in names}
+        client = wire.Client(key.id, key.allowed) if key is not None else wire.Client(wire.key_id(headers))
         steering = headers if policy.auth.trusts(client.id) else {}
         return wire.read_chat(
             raw, steering, client,
-            seen=pipeline.headers_read, session_header=policy.session.header, reads_text=pipeline.reads_text,
+            seen=pipeline.headers_read, session_header=policy.session.header, keeps_text=pipeline.keeps_text,
         )  # fmt: skip
 
     def judge(self, raw: bytes, key: Key | None) -> None:

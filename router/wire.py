@@ -6,8 +6,10 @@ Only what Tierwise reads is checked; every other field travels on untouched.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 import orjson
 
@@ -66,12 +68,12 @@ def read_chat(
     *,
     seen: frozenset[str],
     session_header: str,
-    reads_text: Callable[[str], bool],
+    keeps_text: Callable[[str], bool],
 ) -> ChatRequest:
     """Check a chat body and read its features.
 
     ``headers`` are those that may steer, by lower-case name; only those in ``seen`` reach the features.
-    ``reads_text`` says whether the text matters where ``model`` is this. Raises `RequestError` (400) that names the
+    ``keeps_text`` says whether the text matters where ``model`` is this. Raises `RequestError` (400) that names the
     field.
     """
     body = _object(raw)
@@ -85,7 +87,7 @@ def read_chat(
             body,
             key_id=client.id,
             allowed=client.allowed,
-            reads_text=reads_text(str(body["model"])),
+            keeps_text=keeps_text(str(body["model"])),
             headers={name: headers[name] for name in seen if name in headers},
             conversation=_conversation(body, client.id, headers.get(session_header, "")),
         ),
@@ -114,30 +116,31 @@ def _object(raw: bytes) -> dict[str, object]:
     return body
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+class _Field(NamedTuple):
+    """What a field may be: these types, exactly, and a number within these bounds."""
+
+    told: str
+    types: tuple[type, ...]
+    least: float = -inf
+    most: float = inf
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
-    "model": ("a string", lambda value: isinstance(value, str)),
-    "messages": ("an array of messages", lambda value: isinstance(value, list)),
-    "stream": ("a boolean", lambda value: isinstance(value, bool)),
-    "stream_options": ("an object", lambda value: isinstance(value, dict)),
-    "n": ("an integer from 1 to 128", lambda value: _is_integer(value) and 1 <= value <= 128),  # type: ignore[operator]
-    "max_tokens": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
-    "max_completion_tokens": ("a positive integer", lambda value: _is_integer(value) and value >= 1),  # type: ignore[operator]
-    "temperature": ("a number", _is_number),
-    "top_p": ("a number", _is_number),
-    "seed": ("an integer", _is_integer),
-    "logprobs": ("a boolean", lambda value: isinstance(value, bool)),
-    "tools": ("an array", lambda value: isinstance(value, list)),
-    "response_format": ("an object", lambda value: isinstance(value, dict)),
-    "stop": ("a string or an array", lambda value: isinstance(value, str | list)),
-    "user": ("a string", lambda value: isinstance(value, str)),
+_FIELDS: Mapping[str, _Field] = {
+    "model": _Field("a string", (str,)),
+    "messages": _Field("an array of messages", (list,)),
+    "stream": _Field("a boolean", (bool,)),
+    "stream_options": _Field("an object", (dict,)),
+    "n": _Field("an integer from 1 to 128", (int,), 1, 128),
+    "max_tokens": _Field("a positive integer", (int,), 1),
+    "max_completion_tokens": _Field("a positive integer", (int,), 1),
+    "temperature": _Field("a number", (int, float)),
+    "top_p": _Field("a number", (int, float)),
+    "seed": _Field("an integer", (int,)),
+    "logprobs": _Field("a boolean", (bool,)),
+    "tools": _Field("an array", (list,)),
+    "response_format": _Field("an object", (dict,)),
+    "stop": _Field("a string or an array", (str, list)),
+    "user": _Field("a string", (str,)),
 }
 
 
@@ -146,10 +149,12 @@ def _check(body: Mapping[str, object]) -> None:
         if body.get(name) is None:
             raise _missing(name)
     for name, value in body.items():
-        if name in _FIELDS and value is not None:
-            expected, holds = _FIELDS[name]
-            if not holds(value):
-                raise _wrong_type(name, expected, value)
+        field = _FIELDS.get(name)
+        if field is None or value is None:
+            continue
+        bounded = type(value) not in (int, float) or field.least <= value <= field.most  # type: ignore[operator]
+        if type(value) not in field.types or not bounded:
+            raise _wrong_type(name, field.told, value)
     model, messages = body["model"], body["messages"]
     assert isinstance(model, str)
     assert isinstance(messages, list)
@@ -160,26 +165,27 @@ def _check(body: Mapping[str, object]) -> None:
         raise RequestError(400, "empty_array", "Invalid 'messages': expected at least one message.", "messages")
     parts = len(messages)
     for index, message in enumerate(messages):
-        parts += _check_message(f"messages[{index}]", message) if parts <= _MOST_PARTS else 0
+        parts += _check_message(index, message) if parts <= _MOST_PARTS else 0
     if parts > _MOST_PARTS:
         message = f"Invalid 'messages': over {_MOST_PARTS:,} messages and parts of messages."
         raise RequestError(400, "array_above_max_length", message, "messages")
 
 
-def _check_message(where: str, message: object) -> int:
+def _check_message(place: int, message: object) -> int:
     """Check a message; returns how many parts its content has."""
-    if not isinstance(message, dict):
-        raise _wrong_type(where, "an object", message)
-    if not isinstance(message.get("role"), str):
-        raise _missing(f"{where}.role")
+    if type(message) is not dict:
+        raise _wrong_type(f"messages[{place}]", "an object", message)
+    if type(message.get("role")) is not str:
+        raise _missing(f"messages[{place}].role")
     content = message.get("content")
-    if not isinstance(content, str | list | None):
-        raise _wrong_type(f"{where}.content", "a string or an array of content parts", content)
-    parts = content if isinstance(content, list) else ()
-    for index, part in enumerate(parts):
-        if not isinstance(part, dict):
-            raise _wrong_type(f"{where}.content[{index}]", "an object", part)
-    return len(parts)
+    if content is None or type(content) is str:
+        return 0
+    if type(content) is not list:
+        raise _wrong_type(f"messages[{place}].content", "a string or an array of content parts", content)
+    for index, part in enumerate(content):
+        if type(part) is not dict:
+            raise _wrong_type(f"messages[{place}].content[{index}]", "an object", part)
+    return len(content)
 
 
 _JSON_TYPES = {
@@ -212,8 +218,15 @@ def _conversation(body: Mapping[str, object], key: str, session: str) -> str:
     if session or body.get("user"):
         opening = orjson.dumps(["named", session or body["user"]])
     else:
-        messages = body["messages"]
-        assert isinstance(messages, list)
-        first_user = next((index for index, message in enumerate(messages) if message.get("role") == "user"), 0)
-        opening = orjson.dumps([message.get("content") for message in messages[: first_user + 1]])
+        opening = orjson.dumps(_opening(body["messages"]))  # type: ignore[arg-type]
     return hashlib.blake2b(key.encode() + b"\0" + opening, digest_size=12).hexdigest()
+
+
+def _opening(messages: Sequence[Mapping[str, object]]) -> list[object]:
+    """What is said up to the first message of a user; the first message where there is none."""
+    said: list[object] = []
+    for message in messages:
+        said.append(message.get("content"))
+        if message.get("role") == "user":
+            return said
+    return said[:1]

@@ -1,5 +1,6 @@
 """Facts read off a body: right on what clients send, total on what they shouldn't."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,19 @@ def test_the_users_words_count_and_nobody_elses() -> None:
     assert found.text == "write a parser\ncommit it"
     assert found.last_text == "commit it"
     assert found.system_text == "be brief"
-    assert found.turns == 2
+    assert (found.turns, found.last_characters) == (2, len("commit it"))
     assert not found.has_code
     assert reading(found) == "commit it\nwrite a parser"
+
+
+def test_text_that_nobody_reads_is_not_kept_and_all_else_is_the_same() -> None:
+    body = chat(("system", "be brief"), ("user", "def f():\n    return 1"), ("user", " Und warum ist das so? "), n=2)
+    read, unread = extract(body), extract(body, keeps_text=False)
+    assert (unread.text, unread.last_text, unread.system_text) == ("", "", "")
+    assert (unread.language, unread.has_code) == ("und", False)
+    assert (unread.turns, unread.last_characters) == (2, len("Und warum ist das so?"))
+    texts = {"text": "", "last_text": "", "system_text": "", "language": "und", "has_code": False}
+    assert replace(read, **texts) == unread
 
 
 def test_the_newest_turns_survive_trimming() -> None:

@@ -152,7 +152,7 @@ async def client(host: str, port: int, number: int, tally: Tally) -> None:
     if random.random() < 0.5:
         body |= {"stream": True, "stream_options": {"include_usage": random.random() < 0.5}}
     raw = orjson.dumps(body)
-    asked = read_chat(raw, {}, Client("anonymous"), seen=frozenset(), session_header="", reads_text=lambda model: False)
+    asked = read_chat(raw, {}, Client("anonymous"), seen=frozenset(), session_header="", keeps_text=lambda model: False)
     tally.conversations[asked.features.conversation] = str(number)
     leaves = random.choice(("soon", "half told", "answered")) if random.random() < 0.3 else ""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nconnection: close\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"

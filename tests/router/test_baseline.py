@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import document
-from policies.money import price_of
+from policies.money import nanos, price_of
 from policies.values import Attempt, Counterfactual, Entry, Features, Session, Signals, Usage, View
 from router.baseline import Baseline, baseline_backend, baseline_usage, lost_prefix
 from router.billing import baseline_nanos, proxy_nanos
@@ -150,4 +150,4 @@ def test_nothing_used_costs_the_baseline_nothing_and_the_proxy_s_time_is_billed(
     price = price_of(baseline_backend(POLICY))
     assert baseline_nanos(price, Usage(), None) == 0
     assert baseline_nanos(None, Usage(), None) is None
-    assert proxy_nanos(POLICY.ledger.proxy_hour_usd, 3_600) == 50_000
+    assert proxy_nanos(nanos(POLICY.ledger.proxy_hour_usd), 3_600) == 50_000

@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 
 from policies.schema import Limits
+from router.cycle import WHOLE
 from router.guard import Guarded
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +52,11 @@ class Site:
                 body += message["body"]
                 if not message["more_body"]:
                     break
+            if scope["path"] == "/whole":
+                assert WHOLE in scope["extensions"]
+                headers = [(b"content-length", b"%d" % len(body)), (b"x-one", b"two")]
+                await send({"type": WHOLE, "status": 200, "headers": headers, "body": body})
+                return
             await send({"type": "http.response.start", "status": 200, "headers": []})
             while scope["path"] == "/flood" and message["type"] != "http.disconnect":
                 await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
@@ -77,6 +83,8 @@ async def serving(**bounds: Any) -> AsyncIterator[Site]:
         ws="none",
         lifespan="off",
         log_config=None,
+        server_header=False,
+        date_header=False,
         timeout_keep_alive=round(limits.idle.total_seconds()),
     )
     server = uvicorn.Server(config)
@@ -229,6 +237,37 @@ async def test_where_there_are_too_many_connections_idle_ones_make_room() -> Non
             assert len(site.connections) <= 11
         for _, writer in open_now:
             writer.transport.abort()
+
+
+WHOLE_POST = b"POST /whole HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-one: two\r\n\r\n"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_whole_answers_go_out_one_after_the_other_on_one_connection(at_once: bool) -> None:
+    said = [WHOLE_POST + body for body in (b"this", b"that", b"more")]
+    async with serving() as site, talking(site) as client:
+        await client.say(*([b"".join(said)] if at_once else said), every=0.05)
+        await client.say(WHOLE_POST.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + b"last")
+        heard = await client.hear()
+    closing = ANSWER.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    assert heard == ANSWER + b"this" + ANSWER + b"that" + ANSWER + b"more" + closing + b"last"
+
+
+async def test_a_whole_answer_keeps_its_place_behind_one_that_is_sent_in_pieces() -> None:
+    async with serving(idle="1s") as site, talking(site) as client:
+        await client.say(GET + b"\r\n" + WHOLE_POST + b"this")
+        heard = await client.hear()
+    assert heard.index(b'"path":"/"') < heard.index(ANSWER + b"this")
+
+
+async def test_a_client_that_has_left_is_sent_nothing() -> None:
+    async with serving() as site:
+        async with talking(site) as client:
+            await client.say(WHOLE_POST)
+            await until(lambda: site.serving == 1)
+        await until(lambda: site.serving == 0)
+        assert not site.connections
 
 
 async def test_an_idle_connection_is_closed_in_silence() -> None:

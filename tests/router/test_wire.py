@@ -47,7 +47,7 @@ def read(body: Any, headers: dict[str, str] | None = None) -> ChatRequest:
         Client(key_id(headers)),
         seen=frozenset({"x-team"}),
         session_header="x-session-id",
-        reads_text=lambda model: True,
+        keeps_text=lambda model: True,
     )
 
 
