@@ -7,20 +7,19 @@ to 28 hours; what lies outside counts in the first or last bucket.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
-from math import ceil, log
+from math import ceil
 
 SMALLEST_MS = 0.01
 GROWTH = 1.02
 BUCKETS = 1164
-_LOG_GROWTH = log(GROWTH)
+_EDGES = [SMALLEST_MS * GROWTH**index for index in range(BUCKETS - 1)]
 
 
 def bucket(milliseconds: float) -> int:
     """The bucket that a duration falls into."""
-    if milliseconds <= SMALLEST_MS:
-        return 0
-    return min(BUCKETS - 1, ceil(log(milliseconds / SMALLEST_MS) / _LOG_GROWTH))
+    return bisect_left(_EDGES, milliseconds)
 
 
 def value(index: int) -> float:

@@ -63,6 +63,10 @@ Packed: TypeAlias = Mapping[tuple[int, str], bytes]
 """Packed sums by hour (hours since 1970, UTC) and field: a cell's, or one that begins with ``=``."""
 
 
+_Key: TypeAlias = tuple[int, str, str, str, str, str, str]
+"""A `Cell` as a plain tuple, of which one is made for each attempt."""
+
+
 class Cell(NamedTuple):
     """What a tally is of. ``hour`` is hours since 1970, UTC."""
 
@@ -220,32 +224,45 @@ def hour_of(at: float) -> int:
 
 def tallies_of(entry: Entry) -> dict[Cell, Tally]:
     """What one entry adds to each cell. The cells' money adds up to the entry's, to the nano-dollar."""
-    tallies: dict[Cell, Tally] = defaultdict(Tally)
+    tallies: dict[_Key, Tally] = defaultdict(Tally)
     _add(entry, tallies)
-    return tallies
+    return {Cell(*key): tally for key, tally in tallies.items()}
 
 
-def _add(entry: Entry, tallies: Mapping[Cell, Tally]) -> None:
-    served = tallies[_served_cell(entry)]
-    served.counts["requests"] += 1
-    served.counts["errors"] += entry.outcome not in ("ok", "cancelled")
-    served.counts["cancelled"] += entry.outcome == "cancelled"
-    served.counts["unpriced"] += entry.cost_nanos is None
-    served.counts["estimated"] += not entry.usage.measured
+def _add(entry: Entry, tallies: Mapping[_Key, Tally]) -> None:
+    hour, domain = hour_of(entry.at), _domain(entry)
+    keys = [(hour, a.tier, a.backend, a.model, domain, entry.key_id, a.precision) for a in entry.attempts]
+    unserved = (hour, entry.tier, entry.backend, entry.served_model, domain, entry.key_id, "")
+    served = tallies[next((key for key in reversed(keys) if key[2] == entry.backend), unserved)]
+    counts, money = served.counts, served.money
+    counts["requests"] += 1
+    if entry.outcome == "cancelled":
+        counts["cancelled"] += 1
+    elif entry.outcome != "ok":
+        counts["errors"] += 1
+    counts["estimated"] += not entry.usage.measured
     served.observe("total", entry.total_ms)
     served.observe("classify", entry.classify_ms)
     served.observe("overhead", entry.overhead_ms)
     if entry.ttft_ms is not None:
         served.observe("ttft", entry.ttft_ms)
-    _add_attempts(entry, tallies)
-    if entry.cost_nanos is not None:
-        served.money["cost"] += entry.cost_nanos - sum(attempt.cost_nanos or 0 for attempt in entry.attempts)
-        if entry.baseline_nanos is not None:
-            served.money["baseline"] += entry.baseline_nanos
-            saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
-            served.money["saving"] += saving
-            _add_squares(served, saving / NANOS_PER_USD, entry.baseline_nanos / NANOS_PER_USD)
-            served.reals["assumed"] += entry.counterfactual is not None and entry.counterfactual.assumed
+    paid, used = 0, False
+    for key, attempt in zip(keys, entry.attempts, strict=True):
+        paid += attempt.cost_nanos or 0
+        used = used or attempt.usage is not None
+        _add_attempt(attempt, tallies[key], answered=attempt.outcome == "ok" and attempt is entry.attempts[-1])
+    if not used:
+        _add_usage(counts, entry.usage)
+    if entry.cost_nanos is None:
+        counts["unpriced"] += 1
+        return
+    money["cost"] += entry.cost_nanos - paid
+    if entry.baseline_nanos is not None:
+        money["baseline"] += entry.baseline_nanos
+        saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
+        money["saving"] += saving
+        _add_squares(served, saving / NANOS_PER_USD, entry.baseline_nanos / NANOS_PER_USD)
+        served.reals["assumed"] += entry.counterfactual is not None and entry.counterfactual.assumed
 
 
 def _add_squares(tally: Tally, saving: float, baseline: float) -> None:
@@ -254,40 +271,27 @@ def _add_squares(tally: Tally, saving: float, baseline: float) -> None:
     tally.reals["baseline_squared"] += baseline * baseline
 
 
-def _add_attempts(entry: Entry, tallies: Mapping[Cell, Tally]) -> None:
-    if not any(attempt.usage for attempt in entry.attempts):
-        _add_usage(tallies[_served_cell(entry)], entry.usage)
-    for position, attempt in enumerate(entry.attempts, 1):
-        tally = tallies[_attempt_cell(entry, attempt)]
-        answered = attempt.outcome == "ok" and position == len(entry.attempts)
-        tally.counts["attempts"] += 1
-        tally.counts["failed_attempts"] += attempt.outcome != "ok"
-        tally.money["cost"] += attempt.cost_nanos or 0
-        tally.money["wasted"] += 0 if answered else attempt.cost_nanos or 0
-        if attempt.usage:
-            _add_usage(tally, attempt.usage)
+def _add_attempt(attempt: Attempt, tally: Tally, *, answered: bool) -> None:
+    counts, cost = tally.counts, attempt.cost_nanos or 0
+    counts["attempts"] += 1
+    counts["failed_attempts"] += attempt.outcome != "ok"
+    tally.money["cost"] += cost
+    tally.money["wasted"] += 0 if answered else cost
+    if attempt.usage is not None:
+        _add_usage(counts, attempt.usage)
 
 
-def _add_usage(tally: Tally, usage: Usage) -> None:
-    for name in COUNTS[7:]:
-        tally.counts[name] += getattr(usage, name)
+def _add_usage(counts: dict[str, int], usage: Usage) -> None:
+    counts["input_tokens"] += usage.input_tokens
+    counts["output_tokens"] += usage.output_tokens
+    counts["cached_input_tokens"] += usage.cached_input_tokens
+    counts["cache_write_tokens"] += usage.cache_write_tokens
+    counts["reasoning_tokens"] += usage.reasoning_tokens
 
 
 def spent(entry: Entry) -> int:
     """Nano-dollars known to be spent on a request: its cost, or its attempts' priced part when it is `unpriced`."""
     return entry.cost_nanos if entry.cost_nanos is not None else sum(a.cost_nanos or 0 for a in entry.attempts)
-
-
-def _served_cell(entry: Entry) -> Cell:
-    last = next((a for a in reversed(entry.attempts) if a.backend == entry.backend), None)
-    if last is not None:
-        return _attempt_cell(entry, last)
-    return Cell(hour_of(entry.at), entry.tier, entry.backend, entry.served_model, _domain(entry), entry.key_id, "")
-
-
-def _attempt_cell(entry: Entry, attempt: Attempt) -> Cell:
-    hour, precision = hour_of(entry.at), attempt.precision
-    return Cell(hour, attempt.tier, attempt.backend, attempt.model, _domain(entry), entry.key_id, precision)
 
 
 def _domain(entry: Entry) -> str:
@@ -296,13 +300,13 @@ def _domain(entry: Entry) -> str:
 
 def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
     """The packed sums of some entries."""
-    cells: dict[Cell, Tally] = defaultdict(Tally)
+    tallies: dict[_Key, Tally] = defaultdict(Tally)
     spend: dict[int, list[int]] = defaultdict(lambda: [0] * 4)
     savings: dict[int, list[tuple[int, int]]] = defaultdict(list)
     seen: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
     for entry in entries:
         hour = hour_of(entry.at)
-        _add(entry, cells)
+        _add(entry, tallies)
         spend[hour][int(entry.at % 3600 // 900)] += spent(entry)
         if entry.cost_nanos is not None and entry.baseline_nanos is not None:
             saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
@@ -311,7 +315,7 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
             sums = seen[hour // 24 * 24, "\x1f".join((SEEN_FIELD, *stratum))]
             sums[0] += used
             sums[1] += given
-    packed = {(cell.hour, cell.field): tally.pack() for cell, tally in cells.items()}
+    packed = {(key[0], Cell(*key).field): tally.pack() for key, tally in tallies.items()}
     for hour, quarters in spend.items():
         packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
     for hour, pairs in savings.items():
