@@ -7,13 +7,9 @@ upstream directly; p99/p50 at 64 in flight shows stalls.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-
 import orjson
 
-from tests.benchmarks import figures, load, machine, subjects
+from tests.benchmarks import load, machine, race, subjects
 
 CONCURRENCIES = (1, 8, 64)
 _PADDING = "Answer for a reader who knows the field, name your sources, and say what you are not sure of. " * 8
@@ -65,23 +61,5 @@ def measure(subject: subjects.Subject, seconds: float, direct: dict[int, float])
     return measured
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = figures.parser(__doc__, rounds=5, seconds=2)
-    options.add_argument("--with", dest="peers", default="", help=f"peers, of: {', '.join(subjects.PEERS)}")
-    args = options.parse_args(arguments)
-    machine.pin(machine.cores()[1])
-    found = figures.Figures("overhead")
-    peers = [name for name in args.peers.split(",") if name]
-    with tempfile.TemporaryDirectory() as folder, subjects.side_by_side(Path(folder), peers) as running:
-        direct, *others = running
-        found.versions = {subject.name: subject.version for subject in running}
-        for number in range(args.rounds):
-            baseline: dict[int, float] = {}
-            for subject in (direct, *figures.rotated(others, number)):
-                found.add(subject.name, **measure(subject, args.seconds, baseline))
-    found.print("floor")
-    found.write(args.json)
-
-
 if __name__ == "__main__":
-    main()
+    race.run("overhead", __doc__, measure)

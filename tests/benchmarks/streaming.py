@@ -6,11 +6,7 @@ chunks a second with 32 streams, CPU per chunk; each subject on one core, upstre
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-
-from tests.benchmarks import figures, load, machine, subjects
+from tests.benchmarks import load, machine, race, subjects
 from tests.benchmarks.overhead import bodies
 
 
@@ -39,23 +35,5 @@ def measure(subject: subjects.Subject, seconds: float, direct: dict[int, float])
     return measured
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = figures.parser(__doc__, rounds=5, seconds=2)
-    options.add_argument("--with", dest="peers", default="", help=f"peers, of: {', '.join(subjects.PEERS)}")
-    args = options.parse_args(arguments)
-    machine.pin(machine.cores()[1])
-    found = figures.Figures("streaming")
-    peers = [name for name in args.peers.split(",") if name]
-    with tempfile.TemporaryDirectory() as folder, subjects.side_by_side(Path(folder), peers) as running:
-        direct, *others = running
-        found.versions = {subject.name: subject.version for subject in running}
-        for number in range(args.rounds):
-            baseline: dict[int, float] = {}
-            for subject in (direct, *figures.rotated(others, number)):
-                found.add(subject.name, **measure(subject, args.seconds, baseline))
-    found.print("floor")
-    found.write(args.json)
-
-
 if __name__ == "__main__":
-    main()
+    race.run("streaming", __doc__, measure)
