@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class Folds:
         return digest.hexdigest()[:24]
 
 
+@cache
 def code() -> str:
     """The hash of the sources and prompts that held-out predictions depend on."""
     here = Path(__file__).parent

@@ -2,22 +2,27 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from classifiers import evaluate, metrics, prepare
+from classifiers import evaluate, members, metrics, prepare
 from classifiers.artifact import DEFAULT, load
+from classifiers.boost import Growth
 from classifiers.classifier import Classifier, Target
 from classifiers.datasets import read
 from classifiers.embed import tabulate
 from classifiers.evaluate import Prices
 from classifiers.features import extract, from_text
-from classifiers.members import Corpus, Settings, corpus
+from classifiers.figures import Goal, goals
+from classifiers.folds import Folds
 from policies.values import Signals
+from router.cli import main
+from router.cli.evaluate import prices_in
 
 EVERYDAY = Path(__file__).parent / "data" / "everyday_prompts.jsonl"
 SHARED = Path(os.environ.get("TIERWISE_SHARED_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
@@ -105,21 +110,78 @@ def test_the_artifact_is_small_and_says_where_it_is_from() -> None:
     assert set(artifact.about["licences"]) == set(artifact.about["data"])
 
 
+SLICES = {"mmlu_two_models": 6, "gsm8k_two_models": 2, "nine_models": 6}
+"""One row in so many is enough for floors."""
+
+FLOORS = {
+    ("MMLU, 5 folds", "APGR"): 0.61,
+    ("MMLU, 5 folds", "APGR above length alone"): 0.05,
+    ("MMLU, 1,500 labels", "APGR"): 0.60,
+    ("MMLU, unseen subjects", "APGR"): 0.52,
+    ("GSM8K, 5 folds", "APGR"): 0.42,
+    ("GSM8K, never trained on", "APGR"): 0.45,
+    ("9 models, 5 folds", "accuracy above the best single's at its price"): 0.005,
+    ("9 models, a task left out", "the same on the worst task"): -0.02,
+    ("negative control", "share sent to the model both better and cheaper"): 0.95,
+    ("standard errors", "share of tasks seen within 1.96 of them"): 0.85,
+    ("standard errors", "share of subjects never seen within 1.96 of them"): 0.80,
+    ("standard errors", "share of tasks never seen within 1.96 of them"): 0.80,
+}
+"""Under what a few small trees and n-grams reach on the slices; the README has what the whole reaches on everything."""
+
+CEILINGS = {
+    ("9 models, 5 folds", "share of its price for the best single's accuracy"): 0.75,
+    ("calibration", "mean ECE, MMLU, in distribution"): 0.06,
+    ("calibration", "mean ECE, nine models, in distribution"): 0.08,
+}
+
+
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """A slice of MMLU without an encoder: every fifth row."""
-    rows = (row for n, row in enumerate(read([SHARED / "mmlu_two_models.jsonl.gz"])) if n % 5 == 0)
-    return corpus(rows, {}, tmp_path_factory.mktemp("work"))
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, str], float]:
+    """Every goal on slices of the shared data, without an encoder and with little training."""
+    work = tmp_path_factory.mktemp("work")
+    rows = (row for name, k in SLICES.items() for row in islice(read([SHARED / f"{name}.jsonl.gz"]), 0, None, k))
+    tables = tabulate(rows, {}, work / "rows"), tabulate(read([members.EVERYDAY]), {}, work / "everyday")
+    quick = members.Settings(growth=Growth(trees=30), iterations=30)
+    folds = Folds(work / "folds", "lexical", "", quick)
+    found = goals(*tables, PAIR, prices_in(SHARED / "prices.json"), folds, bootstrap=20)
+    return {(goal.group, goal.name): goal.figure["value"] for goal in found if isinstance(goal, Goal)}
 
 
 @shared
-def test_a_slice_of_mmlu_without_an_encoder(quick: Corpus) -> None:
-    found = evaluate.from_folds(quick, "lexical", PAIR, Prices({}), settings=Settings())
-    gain = found.p[:, 1] - found.p[:, 0]
-    small, large = found.y[:, 0], found.y[:, 1]
-    assert metrics.apgr(gain, small, large) > 0.61
-    assert metrics.apgr(gain, small, large) > metrics.apgr(found.lengths, small, large) + 0.02
-    assert metrics.ece(found.honest[:, 0], small) < 0.06
+@pytest.mark.parametrize("goal", FLOORS, ids=" ".join)
+def test_floors_on_slices(measured: Mapping[tuple[str, str], float], goal: tuple[str, str]) -> None:
+    assert measured[goal] >= FLOORS[goal]
+
+
+@shared
+@pytest.mark.parametrize("goal", CEILINGS, ids=" ".join)
+def test_ceilings_on_slices(measured: Mapping[tuple[str, str], float], goal: tuple[str, str]) -> None:
+    assert measured[goal] <= CEILINGS[goal]
+
+
+WHOLE = {
+    ("MMLU, 5 folds", "APGR"): 0.68,
+    ("MMLU, 1,500 labels", "APGR"): 0.65,
+    ("MMLU, unseen subjects", "APGR"): 0.63,
+    ("9 models, 5 folds", "accuracy above the best single's at its price"): 0.02,
+    ("9 models, a task left out", "the same on the worst task"): -0.015,
+    ("negative control", "share sent to the model both better and cheaper"): 0.95,
+    ("domain", "accuracy on everyday prompts"): 0.78,
+}
+
+
+@shared
+@pytest.mark.figures
+def test_the_command_measures_everything(encoder_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Minutes: run it with ``-m figures``."""
+    names = ("gsm8k_two_models", "mmlu_two_models", "nine_models", "user_prompts")
+    data = [*(str(SHARED / f"{name}.jsonl.gz") for name in names), str(EVERYDAY)]
+    command = ["evaluate", "--figures", "--json", "--data", *data, "--prices", str(SHARED / "prices.json")]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    found = {(f["group"], f["name"]): f["value"] for f in json.loads(printed[printed.index("{") :])["figures"]}
+    assert {goal: found[goal] for goal, floor in WHOLE.items() if found[goal] < floor} == {}
 
 
 @shared
