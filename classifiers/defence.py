@@ -137,15 +137,19 @@ _ASKS: Final = re.compile(
     re.IGNORECASE,
 )
 _BACK: Final = re.compile(
-    r"\b(?:it|this|that|these|those|them|above|him|her)\W*$|\b(?:its|he|she|his|they|their)\b", re.IGNORECASE
+    r"\b(?:this|these|those|above|he|she|his|they|their|him)\b|\b(?:it|that|them|her)\W*$", re.IGNORECASE
 )
-_AHEAD: Final = re.compile(r"\b(?:following|below|this|these|here)\b|:$", re.IGNORECASE)
+_AHEAD: Final = re.compile(r"\b(?:following|below|these)\b|\b(?:this|here)\W*$|:$", re.IGNORECASE)
+_FEW: Final = 3
+"""Words that make a request without a stop."""
 
 
 def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[str]) -> bool:
-    """Whether a core can be a request by itself: it speaks of something, asks if anything does, and where it says
-    little does not point to the other part."""
-    if len(core.encode("utf-8", "replace")) < LEAST or not content or (len(content) < 3 and points.search(core)):
+    """Whether a core can be a request by itself: it speaks of something, is whole, does not point to the other part,
+    and asks if anything does."""
+    if len(core.encode("utf-8", "replace")) < LEAST or not content or points.search(core):
+        return False
+    if core[-1].isalpha() and core.isascii() and len(core.split(None, _FEW)) < _FEW:
         return False
     return bool(_ASKS.search(core) or _FAR.search(core)) or not _ASKS.search(part)
 
@@ -160,7 +164,7 @@ _JOINS: Final = frozenset(
         """
     )
 )
-_OPENERS: Final = frozenset({"what", "why", "how", "who", "tell", "explain", "write"})
+_OPENERS: Final = frozenset({"what", "why", "how", "tell", "explain"})
 # Runs of consonants or of letters, camel case, symbols inside or around a word, keywords: noise, code and formulas.
 _ODD: Final = re.compile(
     r"[^\W\d_aeiouyAEIOUYÀ-ÿ]{5}|^[^\W\d_A-Zaeiouy]{3,}$|[^\W\d_]{21}|[a-z][A-Z]|[\w)\]][^\w\s.,:?!'\"’)%/-]+\w"
@@ -191,7 +195,7 @@ def _places(text: str) -> Iterator[int]:
 
 def _begins(last: str, word: str, after: str) -> bool:
     """Whether a word begins a sentence though no stop stands before it: by its capital, by capitals, or as one asks."""
-    capital = word[0].isupper() and word[1:2].islower() and after[:1].islower()
+    capital = len(word) > 1 and word.istitle() and word.isalpha() and after[:1].islower()
     shouted = len(word) > 3 and word.isupper() and after.isupper() and not last.isupper()
     return last[-1].islower() and (capital or shouted or word.lower() in _OPENERS)
 

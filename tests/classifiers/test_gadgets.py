@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from classifiers import members, prepare
+from classifiers import prepare
 from classifiers.artifact import DEFAULT
 from classifiers.classifier import Classifier
 from classifiers.datasets import read
@@ -40,8 +40,3 @@ def test_rewording_flips_few(classifier: Classifier, prompts: list[str]) -> None
     found = flipped(dict(readings_of(classifier, ("static",)))["static: all"], prompts)
     assert found["polite"][0] <= 0.1
     assert found["mistyped"][1] <= 0.15
-
-
-def test_gadgets_of_the_benchmark_are_in_no_training_prompt() -> None:
-    trained = members.EVERYDAY.read_text(encoding="utf-8")
-    assert not [text for texts in gadgets.STYLES.values() for text in texts if text[:40] in trained]
