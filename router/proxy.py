@@ -235,6 +235,7 @@ class Proxy:
             asked = window(query.get("since", "24h"), query.get("until"), now)
             if len(asked.hours) > self.policy.ledger.rollups / timedelta(hours=1) + 1:
                 raise ValueError(f"the window is longer than the {show(self.policy.ledger.rollups)} that are kept")
+            asked = asked.over_days(await self._store.whole_days_before())
             sums = await read_store(self._store, asked.hours, self._settings.data_dir / JOURNAL_NAME)
             return as_json(report(sums, asked, by))
         except ValueError as error:

@@ -134,6 +134,7 @@ def _report(args: argparse.Namespace, source: Source, asked: Window) -> Report:
 
     by = tuple(part.strip() for text in args.by or ["tier"] for part in text.split(",") if part.strip())
     if not args.reprice:
+        asked = asked.over_days(source.whole_days_before())
         return report(source.sums(asked.hours), asked, by)
     policy = _policy(args, args.reprice)
     return report(_repriced(source, asked, policy), asked, by, [f"at the prices of {args.reprice}, not as billed"])

@@ -33,6 +33,7 @@ def as_dict(report: Report) -> dict[str, Any]:
     return {
         "since": report.window.since.isoformat(),
         "until": report.window.until.isoformat(),
+        "asked": None if report.window.asked is None else [moment.isoformat() for moment in report.window.asked],
         "by": list(report.by),
         "rows": [dict(zip(report.by, row.group, strict=True)) | _row(report, row) for row in report.rows],
         "total": _row(report, report.total),

@@ -114,7 +114,7 @@ def report(
     held = {name.split("\x1f")[1] for _, name, _ in merged if name.startswith(GPU_FIELD)}
     used = {name: _row((), backends[name]) for name in held & backends.keys()}
     gpus = gpu_bills(merged, {name: (row.cost_nanos, row.output_tokens) for name, row in used.items()})
-    return Report(window, tuple(by), tuple(rows), total, gpus, (*_caveats(total), *notes))
+    return Report(window, tuple(by), tuple(rows), total, gpus, (*window.remarks(by), *_caveats(total), *notes))
 
 
 def _group(cell: Cell, by: Sequence[str], zone: tzinfo | None) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ class NoSource(Exception):
 class Source(Protocol):
     """What has been recorded. Every method raises `NoSource` when it cannot be read."""
 
+    def whole_days_before(self) -> int:
+        """The hour since 1970, UTC, before which sums are kept by UTC day; 0 where none are."""
+
     def sums(self, hours: range) -> Sums:
         """The packed sums of some hours since 1970, UTC."""
 
@@ -41,6 +44,10 @@ class JournalSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def whole_days_before(self) -> int:
+        """None: a journal keeps every hour."""
+        return 0
 
     def sums(self, hours: range) -> Sums:
         """All sums of the journal."""
@@ -63,6 +70,15 @@ class StoreSource:
     def __init__(self, url: str, journal: Path | None = None) -> None:
         self._url = url
         self._journal = journal
+
+    def whole_days_before(self) -> int:
+        """As the store says."""
+
+        async def read() -> int:
+            async with _connected(self._url) as store:
+                return await store.whole_days_before()
+
+        return asyncio.run(read())
 
     def sums(self, hours: range) -> Sums:
         """All sums in the store, and the journal's that it does not have."""

@@ -31,6 +31,7 @@ from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SEEN_FIELD, SPEND_FIELD,
 from router.state.connect import close_client, open_client, without_password
 from router.state.reservations import RESERVE_SECONDS, Reservations
 from router.state.script import Script
+from router.state.snapshot import read_rollups
 from router.state.values import Snapshot, Store, StoreAway
 
 __all__ = ["DATA_PATH_SECONDS", "RESERVE_SECONDS", "RedisStore", "Store", "StoreAway"]
@@ -276,14 +277,19 @@ class RedisStore:
 
         A number other than ``batch.last`` says where the store really stands: nothing was applied.
         """
-        keys = [self._key("applied"), self._key("recent")]
+        keys = [self._key("applied"), self._key("recent"), self._key("touched")]
         arguments: list[Any] = [batch.chapter, batch.first, batch.last, self._retention, _RECENT_KEPT]
         arguments += (len(batch.sums), len(batch.releases))
         for hour, name, packed in batch.sums:
-            is_account = name.startswith(BUDGET_FIELD)
-            own = self._seen(hour) if name.startswith(SEEN_FIELD) else self._rollup(hour)
-            keys.append(self._account(name)[0] if is_account else own)
-            arguments += ("spent" if is_account else name, packed)
+            if name.startswith(BUDGET_FIELD):
+                keys.append(self._account(name)[0])
+                arguments += ("spent", packed, "")
+            elif name.startswith(SEEN_FIELD):
+                keys.append(self._seen(hour))
+                arguments += (name, packed, "")
+            else:
+                keys.append(self._rollup(hour))
+                arguments += (name, packed, hour)
         for account, member in batch.releases:
             keys += self._account(account)
             arguments.append(member)
@@ -292,14 +298,17 @@ class RedisStore:
     async def compact(self, before: float) -> int:
         """Merge the hours of each UTC day that ended before a Unix time into its first hour. Raises `StoreAway`.
 
-        Returns how many sums moved. What a compacted day says by hour is said of its first.
+        Returns how many sums moved. What a compacted day says by hour is said of its first, see `whole_days_before`.
         """
+        boundary = int(before // 86_400) * 24
+        if boundary > await self.whole_days_before():
+            await self._ask(self._client.set(self._key("whole-days"), boundary), _BACKGROUND_SECONDS)
         hours = [hour for hour in await self._ask(self._hours(), 10 * _BACKGROUND_SECONDS) if hour % 24]
-        ended = {hour // 24 for hour in hours if (hour // 24 + 1) * 86_400 <= before}
+        ended = {hour // 24 for hour in hours if hour < boundary}
         moved = 0
         for day in sorted(ended):
-            keys = [self._rollup(hour) for hour in range(24 * day, 24 * day + 24)]
-            script = self._compact_script.run(keys, [self._retention, GPU_FIELD])
+            keys = [self._key("touched"), *map(self._rollup, range(24 * day, 24 * day + 24))]
+            script = self._compact_script.run(keys, [self._retention, GPU_FIELD, 24 * day])
             moved += int(await self._ask(script, _BACKGROUND_SECONDS))
         return moved
 
@@ -310,19 +319,13 @@ class RedisStore:
         ]
 
     async def rollups(self, since_hour: int, until_hour: int) -> Snapshot:
-        """All sums of a half-open range of hours. Raises `StoreAway`."""
-        hours = range(since_hour, until_hour)
-        pipe = self._client.pipeline(transaction=True)
-        pipe.hgetall(self._key("applied"))
-        for hour in hours:
-            pipe.hgetall(self._rollup(hour))
-        applied, *rollups = await self._ask(pipe.execute(), 10 * _BACKGROUND_SECONDS)
-        sums = tuple(
-            (hour, name.decode(), packed)
-            for hour, rollup in zip(hours, rollups, strict=True)
-            for name, packed in rollup.items()
-        )
-        return Snapshot(sums, {journal.decode(): int(number) for journal, number in applied.items()})
+        """All sums of a half-open range of hours, as they stood at one moment. Raises `StoreAway`."""
+        reading = read_rollups(self._client, self._key, range(since_hour, until_hour))
+        return await self._ask(reading, 20 * _BACKGROUND_SECONDS)
+
+    async def whole_days_before(self) -> int:
+        """The hour since 1970, UTC, before which sums are kept by UTC day; 0 where none are. Raises `StoreAway`."""
+        return int(await self._ask(self._client.get(self._key("whole-days")), _BACKGROUND_SECONDS) or 0)
 
     async def seen(self, days: int) -> list[tuple[int, str, bytes]]:
         """What entries of the last UTC days, with today, showed of how models count and write. Raises `StoreAway`."""

@@ -27,6 +27,7 @@ from router.ledger.sums import (
     seconds_held,
     unpack_vector,
 )
+from router.state import snapshot
 from router.state.store import RedisStore
 from tests.router.ledger.entries import NOON, entry
 
@@ -40,8 +41,8 @@ def batch(first: int, last: int, *ids: str, chapter: str = "j", **amounts: int) 
 
 
 async def requests(store: RedisStore) -> int:
-    snapshot = await store.rollups(HOUR - 1, HOUR + 2)
-    return sum(Tally.unpack(packed).counts["requests"] for _, name, packed in snapshot.sums if name[0] != "=")
+    found = await store.rollups(HOUR - 1, HOUR + 2)
+    return sum(Tally.unpack(packed).counts["requests"] for _, name, packed in found.sums if name[0] != "=")
 
 
 async def test_a_batch_is_applied_whole_and_once(store: RedisStore) -> None:
@@ -80,9 +81,9 @@ async def test_the_store_merges_as_we_do_to_the_last_nano_dollar(store: RedisSto
     parts = [batch(i, i, f"r{i}", cost=9_007_199_254_740_993 - i, total_ms=3.0**i) for i in range(1, 20)]
     for part in parts:
         await store.ship(part)
-    snapshot = await store.rollups(HOUR, HOUR + 1)
+    found = await store.rollups(HOUR, HOUR + 1)
     ours = merge_all(line for part in parts for line in part.sums if not line[1].startswith("=seen"))
-    assert _read(merge_all(snapshot.sums)) == _read(ours)
+    assert _read(merge_all(found.sums)) == _read(ours)
     total = sum(Tally.unpack(packed).money["cost"] for (_, name), packed in ours.items() if name[0] != "=")
     assert total == sum(9_007_199_254_740_993 - i for i in range(1, 20))
 
@@ -93,8 +94,8 @@ async def test_a_tally_from_before_reals_merges_with_one_that_has_them(store: Re
     older = tuple((hour, name, packed if name[0] == "=" else packed[:-tail]) for hour, name, packed in first.sums)
     for sums in (replace(first, sums=older), second):
         await store.ship(sums)
-    snapshot = await store.rollups(HOUR, HOUR + 1)
-    (packed,) = (packed for _, name, packed in snapshot.sums if name[0] != "=")
+    found = await store.rollups(HOUR, HOUR + 1)
+    (packed,) = (packed for _, name, packed in found.sums if name[0] != "=")
     (alone,) = (packed for _, name, packed in second.sums if name[0] != "=")
     assert Tally.unpack(packed).counts["requests"] == 2
     assert Tally.unpack(packed).reals == Tally.unpack(alone).reals
@@ -208,6 +209,41 @@ async def test_old_days_are_compacted_into_one_and_nothing_is_lost(store: RedisS
     assert {hour for hour, name, _ in after.sums if not name.startswith("=gpu")} == {first}
 
 
+async def test_it_says_up_to_when_sums_are_kept_by_day(store: RedisStore) -> None:
+    midnight = NOON - 12 * 3600
+    assert await store.whole_days_before() == 0
+    for before, known in ((midnight + 7, midnight), (midnight - 7, midnight), (midnight + 90_000, midnight + 86_400)):
+        await store.compact(before=before)
+        assert await store.whole_days_before() == int(known) // 3600
+
+
+async def test_what_is_read_while_batches_are_applied_is_of_one_moment(
+    url: str, store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch has a request in each of two hours that are read far apart: none is seen by half or uncounted."""
+    monkeypatch.setattr(snapshot, "HOURS_AT_ONCE", 1)
+    shipping, other = True, RedisStore(url, prefix=store._tag.strip("{}"))
+
+    async def ship() -> None:
+        seq = 0
+        while shipping:
+            seq += 1
+            at = NOON - 3600 * (seq % 7)
+            sums = pack_entries([entry(f"a{seq}", at=at), entry(f"b{seq}", at=NOON - 3600 * 9)])
+            await store.ship(Batch("j", seq, seq, tuple((hour, name, packed) for (hour, name), packed in sums.items())))
+
+    task = asyncio.create_task(ship())
+    seen = []
+    while len(set(seen)) < 5:
+        found = await other.rollups(HOUR - 10, HOUR + 1)
+        counted = sum(Tally.unpack(packed).counts["requests"] for _, name, packed in found.sums if name[0] != "=")
+        assert counted == 2 * found.applied.get("j", 0)
+        seen.append(counted)
+    shipping = False
+    await task
+    await other.aclose()
+
+
 def _overall(sums: tuple[tuple[int, str, bytes], ...]) -> tuple[int, int, int]:
     tallies = [Tally.unpack(packed) for _, name, packed in sums if name[0] != "="]
     seconds = sum(seconds_held(packed) for _, name, packed in sums if name.startswith("=gpu"))
@@ -281,8 +317,8 @@ async def _play(url: str, folder: Path, events: list[tuple[int, str]]) -> None:
                     believed[who][batch.chapter] = await store.ship(batch)
                 names = [chapter.name for chapter in file.chapters()]
                 believed[who] = dict(zip(names, await store.applied(names), strict=True))
-    snapshot = await store.rollups(HOUR, HOUR + 1)
-    tallies = [Tally.unpack(packed) for _, name, packed in snapshot.sums if name[0] != "="]
+    found = await store.rollups(HOUR, HOUR + 1)
+    tallies = [Tally.unpack(packed) for _, name, packed in found.sums if name[0] != "="]
     assert sum(tally.counts["requests"] for tally in tallies) == written
     assert sum(tally.money["cost"] for tally in tallies) == sum(range(1, written + 1))
     for file in files:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from router.cli import main
 from router.ledger import Ledger
 from router.ledger.budgets import Amount, Claim, Grant, account
 from router.ledger.journal import Journal
-from router.ledger.journal_file import JournalFile, Line
+from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.ledger import JOURNAL_NAME
-from router.ledger.sums import held
+from router.ledger.sums import held, pack_entries
 from router.reports import export
 from router.state import open_store
 from router.state.embedded import EmbeddedStore
+from router.state.store import RedisStore
 from tests.router.ledger.entries import entry
 
 POLICY = """
@@ -113,6 +114,42 @@ def test_offline_and_from_the_store_the_figures_are_the_same(
     expected = sum(made.cost_nanos or 0 for made in recorded())
     assert offline["total"]["cost_nanos"] == expected  # type: ignore[index]
     assert offline["by"] == ["tier", "backend", "key"]
+
+
+def test_a_window_that_cuts_a_day_kept_whole_is_widened_to_it_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day = int(time.time()) // 86_400 - 40
+    sums = pack_entries([entry(f"r{hour}", at=86_400 * day + 3_600 * hour, cost=7) for hour in range(24)])
+
+    async def ship_and_compact(url: str) -> None:
+        store = RedisStore(url)
+        await store.ship(Batch("j", 1, 1, tuple((hour, name, packed) for (hour, name), packed in sums.items())))
+        await store.compact(86_400 * (day + 5))
+        await store.aclose()
+
+    embedded = EmbeddedStore(tmp_path)
+    asyncio.run(ship_and_compact(embedded.start()))
+    at = datetime.fromtimestamp(86_400 * day, UTC)
+    cut = (
+        "--data-dir",
+        tmp_path,
+        "--timezone",
+        "UTC",
+        "--since",
+        f"{at:%Y-%m-%d}T09:30",
+        "--until",
+        f"{at:%Y-%m-%d}T17:00",
+    )
+    found = as_json(capsys, *cut)
+    assert (found["total"]["requests"], found["total"]["cost_nanos"]) == (24, 24 * 7)  # type: ignore[index]
+    assert (found["since"], found["until"]) == (at.isoformat(), (at + timedelta(days=1)).isoformat())
+    assert found["asked"] == [(at + timedelta(hours=9.5)).isoformat(), (at + timedelta(hours=17)).isoformat()]
+    report(*cut, "--by", "hour")
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"Cost report, {at:%Y-%m-%d} 00:00 to {at + timedelta(days=1):%Y-%m-%d} 00:00 UTC" in out
+    assert f"asked for {at:%Y-%m-%d} 09:30 to {at:%Y-%m-%d} 17:00, summed over whole UTC hours, and before" in out
+    embedded.stop()
 
 
 def test_what_is_not_shipped_yet_is_in_the_report_all_the_same(

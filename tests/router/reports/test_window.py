@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from router.reports.window import shifted, window
+from router.reports.window import Window, shifted, window
 
 NOW = datetime(2026, 11, 22, 7, 30, tzinfo=UTC)
 KOLKATA = ZoneInfo("Asia/Kolkata")
@@ -55,3 +57,50 @@ def test_a_shifted_window_is_as_long() -> None:
 def test_a_time_beyond_the_calendar_is_refused(since: str) -> None:
     with pytest.raises(ValueError, match=r"no such time|ends before it begins"):
         window(since, None, NOW.astimezone(KOLKATA))
+
+
+def test_what_was_asked_for_is_said_where_it_was_rounded() -> None:
+    (said,) = window("2026-11-20T09:30", "2026-11-21T10:15", NOW).remarks()
+    assert said == (
+        "asked for 2026-11-20 09:30 to 2026-11-21 10:15, summed over whole UTC hours: "
+        "2026-11-20 09:00 to 2026-11-21 11:00 UTC"
+    )
+    for since, until in (
+        ("2026-11-20", "2026-11-21T10:00"),
+        ("2026-11-20T09:00", None),
+        ("today", "now"),
+        ("24h", "1h"),
+    ):
+        assert window(since, until, NOW).remarks() == ()
+    assert window("today", None, NOW.astimezone(KOLKATA)).remarks(), "midnight there lies within an hour of UTC"
+
+
+def test_a_window_whose_end_lies_where_sums_are_kept_by_day_is_widened_to_days_and_says_so() -> None:
+    before = int(datetime(2026, 10, 18, tzinfo=UTC).timestamp()) // 3600
+    asked = window("2026-10-02T09:30", "2026-11-20T05:00", NOW)
+    summed = asked.over_days(before)
+    assert str(summed) == "2026-10-02 00:00 to 2026-11-20 05:00 UTC"
+    assert summed.remarks("tier") == (
+        "asked for 2026-10-02 09:30 to 2026-11-20 05:00, summed over whole UTC hours, and before 2026-10-18 UTC days: "
+        "2026-10-02 00:00 to 2026-11-20 05:00 UTC",
+    )
+    assert "each day's stand at its first hour" in summed.remarks(("hour",))[1]
+    both = window("2026-10-02T09:00", "2026-10-03T01:00", NOW).over_days(before)
+    assert str(both) == "2026-10-02 00:00 to 2026-10-04 00:00 UTC"
+    assert both.asked is not None
+    later = window("2026-10-18", "2026-10-19T05:00", NOW)
+    assert later.over_days(before).hours == later.hours
+    assert later.over_days(before).remarks(("hour",)) == ()
+    there = window("2026-10-02", "2026-10-03", NOW.astimezone(KOLKATA)).over_days(before)
+    assert len(there.hours) == 48
+    assert len(there.remarks(("day",))) == 2
+
+
+@given(st.integers(0, 5_000), st.integers(1, 3_000), st.integers(0, 300))
+def test_a_widened_window_covers_what_was_asked_and_cuts_no_day_that_is_whole(start: int, hours: int, day: int) -> None:
+    since = datetime.fromtimestamp(start * 3600, UTC)
+    asked = Window(since, since + timedelta(hours=hours))
+    summed = asked.over_days(24 * day)
+    assert summed.hours.start <= asked.hours.start < asked.hours.stop <= summed.hours.stop
+    assert all(edge % 24 == 0 for edge in (summed.hours.start, summed.hours.stop) if edge < 24 * day)
+    assert len(summed.hours) - len(asked.hours) <= 46
