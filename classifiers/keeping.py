@@ -24,6 +24,9 @@ FEWEST = 200
 NEVER = 2.0
 """The share of the dear model's success that no prediction reaches: for what held-out rows forbid."""
 
+AT_ONCE = 10.0
+"""How many times what may be lost on average may be lost on one prompt, however rare such prompts were."""
+
 
 def enough(models: Sequence[str], scores: Array, logits: Array, own: Array, shared: Array) -> Array:
     """Shares (`KEPT`, models, models) by what is to be kept, the cheap and the dear model; see `Heads.enough`.
@@ -55,4 +58,5 @@ def enough(models: Sequence[str], scores: Array, logits: Array, own: Array, shar
 def shares(share: Array, small: Array, large: Array) -> Array:
     """For each of `KEPT` the least of ``share`` (n,) from which rows may go to the small model."""
     limits = [-keep_quality_threshold(-share, small, large, keep)[0] for keep in KEPT]
-    return np.maximum.accumulate(np.clip(limits, 0.0, NEVER)).astype(np.float32)
+    least = np.maximum(1.0 - AT_ONCE * (1.0 - np.array(KEPT)), 0.0)
+    return np.maximum.accumulate(np.clip(limits, least, NEVER)).astype(np.float32)

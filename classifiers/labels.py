@@ -64,7 +64,8 @@ PRIORS: Final[Mapping[str, tuple[float, float, float]]] = {
     "hard": (0.30, 0.45, 0.75),
 }
 """Success assumed, not measured, of (7B, 50B, frontier) classes on everyday prompts by domain ("" is any other), and
-on hard prompts that users wrote. They stand in where no benchmark has a label, at `PRIOR_WEIGHT` of a measured row."""
+on hard ones: what users wrote for Arena-Hard, and short ones that ask for expert work. They stand in where no benchmark
+has a label, at `PRIOR_WEIGHT` of a measured row."""
 
 PRIOR_WEIGHT: Final = 0.5
 
@@ -77,10 +78,11 @@ def hard_prior(row: str) -> tuple[float, float, float] | None:
     return PRIORS["hard"] if row.startswith(_HARD_SOURCES) else None
 
 
-def everyday_priors(models: Sequence[str], domains: Sequence[str]) -> Array:
-    """The assumed success (rows, models) on everyday prompts, each model's by its size class."""
+def everyday_priors(models: Sequence[str], domains: Sequence[str], tasks: Sequence[str]) -> Array:
+    """The assumed success (rows, models) on everyday prompts, by domain or as ``hard``, each model's by its class."""
     column = [CLASSES.index(m if m in CLASSES else class_of(m)) for m in models]
-    rows = np.array([PRIORS.get(domain, PRIORS[""]) for domain in domains], np.float32)
+    kinds = (task if task == "hard" else domain for domain, task in zip(domains, tasks, strict=True))
+    rows = np.array([PRIORS.get(kind, PRIORS[""]) for kind in kinds], np.float32)
     return rows[:, column]
 
 

@@ -32,7 +32,8 @@ from classifiers.heads import (
 )
 
 EVERYDAY = Path(__file__).parent / "data" / "domain_prompts.jsonl"
-"""Everyday prompts with domains, written for this project: how people ask, which benchmarks don't show."""
+"""Everyday prompts with domains, written for this project: how people ask, which benchmarks don't show. Those of the
+task ``hard`` ask for an expert's work in as few words."""
 
 FOLDS = 5
 
@@ -113,7 +114,7 @@ def assemble(table: Table, everyday: Table) -> Corpus:
     models, scores = labels.with_classes(table.models, table.scores, table.tasks)
     table = _with_hard_priors(replace(table, models=models, scores=scores))
     weights = np.full(len(everyday), labels.PRIOR_WEIGHT, np.float32)
-    scores = labels.everyday_priors(models, everyday.domains)
+    scores = labels.everyday_priors(models, everyday.domains, everyday.tasks)
     return Corpus(table, replace(everyday, models=models, scores=scores, weights=weights))
 
 

@@ -24,6 +24,9 @@ TRUSTED = 1.0
 """Standard errors of its difference from the baseline that a tier must stand clear of, when the signals are complete
 and within what was trained on."""
 
+TRADED = 0.5
+"""The same where success is weighed against cost: there an error is as dear on either side."""
+
 WARY = 2.0
 """Standard errors of its own prediction that a tier must stand clear of when signals are missing or late, or the
 request is far from all training data: there, nothing says that tiers err together."""
@@ -99,9 +102,9 @@ def uncertainty(success: Success, baseline: Success | None, signals: Signals | N
     return success.standard_error if baseline is None or not trusted(signals) else gain_error(success, baseline)
 
 
-def doubt(success: Success, baseline: Success | None, signals: Signals | None) -> float:
+def doubt(success: Success, baseline: Success | None, signals: Signals | None, guard: float = TRUSTED) -> float:
     """What a prediction may be off by, beside the baseline's, as far as the objective cares."""
-    return (TRUSTED if trusted(signals) else WARY) * uncertainty(success, baseline, signals)
+    return (guard if trusted(signals) else WARY) * uncertainty(success, baseline, signals)
 
 
 def choose(
@@ -176,19 +179,19 @@ def _leaning(options: Sequence[Option], baseline: Option, why: str) -> Choice:
     return Choice(highest.tier, f"{why}, and {baseline.tier} is not eligible: up to {highest.tier}", {})
 
 
-def _bounds(options: Sequence[Option], baseline: Option, signals: Signals | None) -> dict[str, float]:
+def _bounds(options: Sequence[Option], baseline: Option, signals: Signals | None, guard: float) -> dict[str, float]:
     """Give the success that counts, where known: the baseline's as predicted, the others' lower bound."""
     return {
         option.tier: option.success.probability
         if option.tier == baseline.tier
-        else max(0.0, option.success.probability - doubt(option.success, baseline.success, signals))
+        else max(0.0, option.success.probability - doubt(option.success, baseline.success, signals, guard))
         for option in options
         if option.success is not None
     }
 
 
 def _keeping(objective: Objective, options: Sequence[Option], baseline: Option, signals: Signals | None) -> Choice:
-    counted = _bounds(options, baseline, signals)
+    counted = _bounds(options, baseline, signals, TRUSTED)
     if baseline.success is None or not counted:
         return _leaning(options, baseline, "success is not predicted")
     floored = f"{100 * float(objective.keep_quality or 0):g}% of {baseline.tier}"
@@ -213,7 +216,7 @@ def _trading(rate: float, options: Sequence[Option], baseline: Option, signals: 
     if math.isinf(rate):
         chosen = min(options, key=cost_order)
         return Choice(chosen.tier, f"only cost counts: {chosen.tier} is the cheapest", {})
-    counted = _bounds(options, baseline, signals)
+    counted = _bounds(options, baseline, signals, TRADED)
     if baseline.success is None or not counted:
         return _leaning(options, baseline, "success is not predicted")
     dearest = max((option.cost for option in options if option.cost is not None), default=Decimal(0))

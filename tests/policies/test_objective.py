@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from policies.objective import (
+    TRADED,
     TRUSTED,
     WARY,
     Option,
@@ -112,7 +113,7 @@ def test_the_baseline_is_left_only_for_an_advantage_beyond_its_doubt(
     rate = price_of_success(Objective(tradeoff=tradeoff), a_view())
     if taken != baseline:
         advantage = taken.success.probability - baseline.success.probability - rate * float(taken.cost - baseline.cost)
-        error = min(gain_error(taken.success, baseline.success), taken.success.probability)
+        error = min(TRADED * gain_error(taken.success, baseline.success), taken.success.probability)
         assert advantage >= error - 1e-6 * (1 + rate)
 
 
