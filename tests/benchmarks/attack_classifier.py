@@ -13,32 +13,38 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from numpy.typing import NDArray
 
-from classifiers import defence, members, metrics, prepare
+from classifiers import defence, features, gadgets, members, metrics, prepare
 from classifiers.artifact import DEFAULT
-from classifiers.classifier import AT_STAKE, READ_AGAIN, Classifier, Target
+from classifiers.attack import (
+    LARGE_SHARE,
+    TARGETS,
+    Gains,
+    Reading,
+    Remembered,
+    driven_up,
+    flipped,
+    raw,
+    readings_of,
+    searched,
+)  # fmt: skip
+from classifiers.classifier import AT_STAKE, READ_AGAIN, Classifier
 from classifiers.datasets import Row, read
-from classifiers.encoder import Encoder, Vectors
 from classifiers.features import from_text
 from classifiers.heads import sigmoid
 from policies.decide import decide
 from policies.document import load
-from policies.values import Features, Look, Signals, View
+from policies.values import Features, Signals, View
 from router.cli import cache_dir
-from tests.benchmarks import gadgets
 
 EVERYDAY = Path(__file__).parents[1] / "classifiers" / "data" / "everyday_prompts.jsonl"
-TRAINED = members.EVERYDAY
-TARGETS = (Target("small", "acme-7b"), Target("large", "gpt-4-1106-preview"))
 PAIRS = (("mixtral-8x7b-instruct", "gpt-4-1106-preview"), ("7b-class", "50b-class"))
-LARGE_SHARE = 0.25
 POLICY = """
 version: 1
 tiers:
@@ -51,10 +57,6 @@ tiers:
 baseline: large
 objective: {keep_quality: 0.97}
 """
-
-Gains = NDArray[np.float64]
-Reading = Callable[[Sequence[str]], Gains]
-"""Texts to the predicted gain of the large tier, by one set of defences."""
 
 
 def main() -> int:
@@ -71,7 +73,7 @@ def main() -> int:
     classifier = Classifier.load(args.artifact, TARGETS, static=both.static, full=full)
     prompts = [row.features.text for row in read([EVERYDAY])]
     prompts = random.Random(1).sample(prompts, min(args.prompts, len(prompts)))
-    readings = dict(readings_of(classifier))
+    readings = dict(readings_of(classifier, uncapped=uncapped))
     styles = {**gadgets.STYLES, **searched(classifier)}
     figures = {name: driven_up(reading, prompts, styles) for name, reading in readings.items()}
     flips = {name: flipped(reading, prompts) for name, reading in readings.items()}
@@ -92,109 +94,38 @@ def main() -> int:
     return int(max(mean for mean, _ in figures["full: all"].values()) > 0.1)
 
 
-class Remembered:
-    """An encoder that encodes each text once."""
+class _Uncapped:
+    """numpy, but that nothing is clipped."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.name, self.dimension = encoder.name, encoder.dimension
-        self._encoder = encoder
-        self._known: dict[str, Vectors] = {}
-
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """See `Encoder.encode`."""
-        for text in texts:
-            if text not in self._known:
-                self._known[text] = self._encoder.encode([text])[0]
-        return np.stack([self._known[text] for text in texts])
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name) if name != "clip" else lambda values, *_: values
 
 
-def readings_of(classifier: Classifier, looks: Sequence[Look] = ("static", "full")) -> Iterator[tuple[str, Reading]]:
-    """Every set of defences, by name: each look alone, and where there are both, what they agree on."""
-    for look in looks:
-        yield f"{look}: none", _reading(_raw, classifier.read, look)
-        yield f"{look}: normalised", _reading(from_text, classifier.read, look)
-        yield f"{look}: set aside", _reading(_raw, classifier.classify, look)
-        yield f"{look}: all", _reading(from_text, classifier.classify, look)
-    if len(looks) > 1:
-        yield "both: agreed", _agreed(_raw, classifier.read)
-        yield "both: all, agreed", _agreed(from_text, classifier.classify)
+def uncapped(reading: Reading) -> Reading:
+    """The same with lexical facts as they are counted, without the cap on each one's pull."""
 
+    def read_uncapped(texts: Sequence[str]) -> Gains:
+        with patch.object(features, "np", _Uncapped()):
+            assert np.abs(features.lexical(raw("= " * 99))).max() > 1.0
+            return reading(texts)
 
-def _raw(text: str) -> Features:
-    """The features of a prompt whose text is read as it is."""
-    return replace(from_text(text), text=text, last_text=text)
-
-
-def _gain(signals: Signals) -> float:
-    return signals.success["large"].probability - signals.success["small"].probability
-
-
-def _reading(features: Callable[[str], Features], classify: Callable[..., list[Signals]], look: Look) -> Reading:
-    return lambda texts: np.array([_gain(s) for s in classify([features(text) for text in texts], look=look)])
-
-
-def _agreed(features: Callable[[str], Features], classify: Callable[..., list[Signals]]) -> Reading:
-    """The lesser gain of both looks."""
-    static, full = (_reading(features, classify, look) for look in ("static", "full"))
-    return lambda texts: np.minimum(static(texts), full(texts))
-
-
-def searched(classifier: Classifier) -> dict[str, tuple[str, ...]]:
-    """Gadgets that a white-box search finds on other prompts: against the static look, and against its defences too."""
-    texts = [row.features.text for row in read([TRAINED])]
-    words = sorted({word for text in texts for word in text.lower().split() if word.isalpha() and len(word) > 3})
-    prompts = random.Random(2).sample(texts, 24)
-    alone, defended = (_reading(from_text, classify, "static") for classify in (classifier.read, classifier.classify))
-    return {
-        "searched": tuple(gadgets.greedy(alone, prompts, words, seed=seed) for seed in (0, 1)),
-        "searched, defences known": tuple(gadgets.greedy(defended, prompts, words, seed=seed) for seed in (0, 1)),
-    }
+    return read_uncapped
 
 
 def by_policy(classifier: Classifier) -> Iterator[tuple[str, Reading]]:
     """The choices of a policy that keeps 97% of the large tier's quality, by the full look: 1 is large."""
     loaded, view = load(POLICY, file="attack.yaml", environ={}), View(datetime(2026, 1, 1, tzinfo=UTC))
 
-    def choices(features: Callable[[str], Features], classify: Callable[..., list[Signals]]) -> Reading:
+    def choices(reads: Callable[[str], Features], classify: Callable[..., list[Signals]]) -> Reading:
         def read_all(texts: Sequence[str]) -> Gains:
-            batch = [features(text) for text in texts]
+            batch = [reads(text) for text in texts]
             tiers = (decide(loaded, one, s, view).tier for one, s in zip(batch, classify(batch), strict=True))
             return np.array([float(tier == "large") for tier in tiers])
 
         return read_all
 
-    yield "none", choices(_raw, classifier.read)
+    yield "none", choices(raw, classifier.read)
     yield "all", choices(from_text, classifier.classify)
-
-
-def driven_up(
-    reading: Reading, prompts: Sequence[str], styles: Mapping[str, Sequence[str]], cut: float | None = None
-) -> dict[str, tuple[float, float]]:
-    """By style, the share of small-bound prompts that a gadget drives up: the mean and the worst of its gadgets.
-
-    Prompts above ``cut`` go large, by default a quarter of the clean ones.
-    """
-    clean = reading(prompts)
-    cut = float(np.quantile(clean, 1.0 - LARGE_SHARE)) if cut is None else cut
-    low = [prompt for prompt, gain in zip(prompts, clean, strict=True) if gain <= cut]
-    found = {}
-    for style, texts in styles.items():
-        moved = [reading([gadgets.attacked(p, text)[side] for p in low]) > cut for text in texts for side in (0, 1)]
-        shares = [float(up.mean()) for up in moved]
-        found[style] = float(np.mean(shares)), max(shares)
-    return found
-
-
-def flipped(reading: Reading, prompts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """By rewording, the share of changed prompts whose choice flips, and the share that goes up."""
-    clean = reading(prompts)
-    cut = np.quantile(clean, 1.0 - LARGE_SHARE)
-    found = {}
-    for name, reword in gadgets.PARAPHRASES.items():
-        changed = [at for at, prompt in enumerate(prompts) if reword(prompt) != prompt]
-        up, was = reading([reword(prompts[at]) for at in changed]) > cut, clean[changed] > cut
-        found[name] = float((up != was).mean()), float((up & ~was).mean())
-    return found
 
 
 def price(paths: Sequence[Path], encoders: Mapping[str, Any], work: Path | None) -> dict[str, dict[str, float]]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from classifiers import prepare
+from classifiers import gadgets, prepare
 from classifiers.artifact import DEFAULT
+from classifiers.attack import TARGETS, driven_up, flipped, readings_of
 from classifiers.classifier import Classifier
 from classifiers.datasets import read
-from tests.benchmarks import gadgets
-from tests.benchmarks.attack_classifier import EVERYDAY, TARGETS, driven_up, flipped, readings_of
+from tests.benchmarks.attack_classifier import EVERYDAY
 
 SLICE = {style: gadgets.STYLES[style][:1] for style in ("jargon", "plea", "role", "code", "symbols", "steps", "decoy")}
 
