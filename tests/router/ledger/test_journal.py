@@ -7,11 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 
 from router.ledger import codec
-from router.ledger.journal import Journal
+from router.ledger import journal as journal_module
+from router.ledger.journal import COMMIT_WINDOW, Journal
 from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.meter import Reading
 from router.ledger.sums import Tally, held, merge_all, pack_entries, seconds_held
@@ -208,6 +210,44 @@ def test_sums_without_entries_are_kept(path: Path) -> None:
     file = JournalFile(path, create=False)
     merged = merge_all(file.packed(HOUR, HOUR + 1))
     assert [seconds_held(packed) for packed in merged.values()] == [20]
+    file.close()
+
+
+class SlowDisk(JournalFile):
+    """A journal whose every commit waits to be let through."""
+
+    begun, let = Semaphore(0), Semaphore(0)
+
+    def write(self, *args: object, **settings: object) -> None:
+        self.begun.release()
+        self.let.acquire()
+        super().write(*args, **settings)  # type: ignore[arg-type]
+
+
+def test_a_kill_loses_the_commit_under_way_and_what_came_after_it_was_gathered(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any moment the file says what a kill would leave; each commit waits for others the window and no longer."""
+    waits: list[float] = []
+    monkeypatch.setattr(journal_module, "sleep", waits.append)
+    journal, file = Journal(path, open_file=SlowDisk), JournalFile(path)
+
+    def left() -> list[str]:
+        return [codec.decode(body).id for body in file.bodies(0, NOON + 1)]
+
+    journal.start()
+    journal.append(Line(entry("r0")))
+    assert SlowDisk.begun.acquire(timeout=60)
+    for i in (1, 2):
+        journal.append(Line(entry(f"r{i}")))
+    assert left() == []
+    SlowDisk.let.release()
+    assert SlowDisk.begun.acquire(timeout=60)
+    assert left() == ["r0"]
+    SlowDisk.let.release()
+    assert journal.close()
+    assert left() == ["r0", "r1", "r2"]
+    assert waits == [COMMIT_WINDOW, COMMIT_WINDOW]
     file.close()
 
 
