@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -73,8 +73,10 @@ def cores(text: str) -> tuple[str, ...]:
     """
     if len(text) > MOST:
         return ()
-    words = [(match.start(), key) for match in _TOKEN.finditer(text) for key in _content(match[0])]
     places = list(_places(text))
+    if not places:
+        return ()
+    words = [(match.start(), key) for match in _TOKEN.finditer(text) for key in _content(match[0])]
     found: dict[str, None] = {}
     for place in dict.fromkeys((*places[:PLACES], *places[-PLACES:])):
         before = {word for at, word in words if at < place}
@@ -113,11 +115,11 @@ _COMMON: Final = frozenset(
 )
 
 
-def _content(word: str) -> Iterable[str]:
+def _content(word: str) -> tuple[str, ...]:
     """The beginning of a word that says what a text is of, none of any other; pairs of characters where a script does
     not part its words."""
-    if _FAR.search(word):
-        return (word[at : at + 2] for at in range(max(1, len(word) - 1)))
+    if not word.isascii() and _FAR.search(word):
+        return tuple(word[at : at + 2] for at in range(max(1, len(word) - 1)))
     telling = len(word) > 2 or (len(word) > 1 and not word.islower())
     return (word.lower()[:5],) if telling and word.lower() not in _COMMON else ()
 
@@ -205,7 +207,7 @@ def _kinds(words: Sequence[str]) -> list[int]:
 
     One or two words between equals are as they are, as in code or noise; a short odd word alone is a name or a term.
     """
-    kinds = [2 if _FAR.search(word) else 1 if _ODD.search(word) else 0 for word in words]
+    kinds = [2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0 for word in words]
     odd = [at for at, kind in enumerate(kinds) if kind]
     for left, right in pairwise(odd):
         if right - left <= _GAP and kinds[left] == kinds[right]:
