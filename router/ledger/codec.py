@@ -17,11 +17,14 @@ _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "x-api-key"
 
 
 def encode(entry: Entry) -> bytes:
-    """An entry as one line of JSON. What is not Unicode in it (lone surrogates) becomes question marks."""
+    """An entry as one line of JSON. What is not Unicode in it (lone surrogates) becomes question marks.
+
+    Fields that have their default are left out: that is nearly half of an entry, and writing it is most of its cost.
+    """
     try:
-        return _ENTRY.dump_json(entry)
+        return _ENTRY.dump_json(entry, exclude_defaults=True)
     except PydanticSerializationError:
-        return _ENTRY.dump_json(_as_unicode(entry))
+        return _ENTRY.dump_json(_as_unicode(entry), exclude_defaults=True)
 
 
 def _as_unicode(value: _T) -> _T:
@@ -38,7 +41,7 @@ def _as_unicode(value: _T) -> _T:
 
 
 def decode(line: bytes | str) -> Entry:
-    """The entry that `encode` wrote; fields added since then take their defaults. Raises `ValueError`."""
+    """The entry that `encode` wrote; fields that are not there take their defaults. Raises `ValueError`."""
     return _ENTRY.validate_json(line)
 
 

@@ -7,6 +7,7 @@ same from it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from policies.values import Entry, Features, Signals
 
@@ -41,6 +42,7 @@ def stratum(features: Features, signals: Signals | None) -> tuple[str, str]:
     return _word(domain), f"{band} tools" if features.has_tools else band
 
 
+@lru_cache(1024)
 def _word(text: str) -> str:
     """As it stands in the name of a sum."""
     return text.replace("\x1f", " ").encode(errors="replace").decode()

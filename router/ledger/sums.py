@@ -303,7 +303,7 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
     tallies: dict[_Key, Tally] = defaultdict(Tally)
     spend: dict[int, list[int]] = defaultdict(lambda: [0] * 4)
     savings: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    seen: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
+    seen: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(lambda: [0, 0])
     for entry in entries:
         hour = hour_of(entry.at)
         _add(entry, tallies)
@@ -312,7 +312,7 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
             saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
             savings[hour].append((saving, entry.baseline_nanos))
         for stratum, used, given in lengths.seen_in(entry):
-            sums = seen[hour // 24 * 24, "\x1f".join((SEEN_FIELD, *stratum))]
+            sums = seen[hour // 24 * 24, stratum]
             sums[0] += used
             sums[1] += given
     packed = {(key[0], Cell(*key).field): tally.pack() for key, tally in tallies.items()}
@@ -320,7 +320,8 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
         packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
     for hour, pairs in savings.items():
         packed[hour, SAVING_FIELD] = pack_vector(_replicates(pairs))
-    packed |= {key: pack_vector(sums) for key, sums in seen.items()}
+    for (day, stratum), sums in seen.items():
+        packed[day, "\x1f".join((SEEN_FIELD, *stratum))] = pack_vector(sums)
     return packed
 
 
