@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +18,41 @@ if TYPE_CHECKING:
     from classifiers.encoder import OnnxEncoder
 
 
+ROWS_KEPT = 4096
+"""Rows of the table that are kept in memory, 768 bytes each: prompts share most of their words."""
+
+
 class StaticEncoder:
     """Means of weighted piece vectors (after model2vec), read from a table on disk."""
 
     def __init__(self, table: Path, tokenizer: Path, name: str) -> None:
-        """Map ``table``, an ``.npy`` file of shape (pieces, dimension) in float16, into memory."""
-        self._table: NDArray[np.float16] = np.load(table, mmap_mode="r")
+        """Open ``table``, an ``.npy`` file of shape (pieces, dimension) in float16.
+
+        Its rows are read when they are asked for: mapped into memory, all 22 MiB of it would soon be resident.
+        """
+        mapped = np.load(table, mmap_mode="r")
+        self.dimension: int = mapped.shape[1]
+        file = os.open(table, os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        width = self.dimension * mapped.itemsize
+        self._row = lru_cache(ROWS_KEPT)(partial(_read_row, file, width, mapped.offset))
         self._pieces = word_pieces(tokenizer)
         self.name = name
         self.runtime = "a table"
-        self.dimension: int = self._table.shape[1]
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """See `Encoder.encode`. A text without pieces gets the vector of the unknown piece."""
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for row, text in enumerate(texts):
             pieces = self._pieces.pieces(text) or [self._pieces.unknown]
-            vectors[row] = self._table[pieces].sum(axis=0, dtype=np.float32)
+            found = np.frombuffer(b"".join(map(self._row, pieces)), np.float16)
+            vectors[row] = found.reshape(-1, self.dimension).sum(axis=0, dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
+
+
+def _read_row(file: int, width: int, start: int, piece: int) -> bytes:
+    return os.pread(file, width, start + piece * width)
 
 
 def distil(encoder: OnnxEncoder, pieces: WordPieces, progress: Callable[[float], None]) -> NDArray[Any]:

@@ -123,6 +123,7 @@ class Connection:
         self._wheel.remove(self, self._place)
         if self._watcher is not None:
             self._watcher.cancel()
+            self._watcher = None  # it holds us too, and circles wait for the collector
 
     def lost(self) -> bool:
         """Whether the client's hang-up, and nothing else, is what cancelled the task."""

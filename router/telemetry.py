@@ -20,7 +20,7 @@ from router.engines.metrics import EngineCollector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LAG_SECONDS = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1)
-_LOOK_AT_LAG = 0.02
+_LOOK_AT_LAG = 0.05
 
 
 class _Counter(defaultdict[tuple[str, ...], float]):

@@ -57,7 +57,12 @@ def drive(url: str, bodies: Sequence[bytes], concurrency: int, seconds: float, r
 
     Raises `RuntimeError` when a connection is refused, or closed in the middle of an answer.
     """
-    return uvloop.run(_drive(url, [request(url, body) for body in bodies], concurrency, seconds, requests))
+    return send(url, [request(url, body) for body in bodies], concurrency, seconds, requests)
+
+
+def send(url: str, wires: Sequence[bytes], concurrency: int, seconds: float, requests: int | None = None) -> Result:
+    """`drive` with requests that are ready to be sent."""
+    return uvloop.run(_drive(url, wires, concurrency, seconds, requests))
 
 
 async def _drive(url: str, wires: Sequence[bytes], concurrency: int, seconds: float, requests: int | None) -> Result:

@@ -28,6 +28,13 @@ def pin(core: int) -> None:
     os.sched_setaffinity(0, {core})
 
 
+def unpin(pids: Iterable[int]) -> None:
+    """Let processes, all their threads, run on both cores."""
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), set(cores()))
+
+
 def pinned(core: int) -> Callable[[], None]:
     """A ``preexec_fn`` for `subprocess.Popen` that pins the child."""
     return lambda: os.sched_setaffinity(0, {core})
@@ -46,6 +53,13 @@ def cpu_of(pids: Iterable[int]) -> float:
 def resident_mib(pid: int) -> float:
     """Resident memory of a process."""
     return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def own_and_file_mib(pid: int) -> tuple[float, float]:
+    """Resident memory of a process in two parts: what is its own, and pages of files, which it may share."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    own, files = (int(status.split(f"{part}:")[1].split()[0]) / 1024 for part in ("RssAnon", "RssFile"))
+    return own, files
 
 
 def proportional_mib(pid: int) -> float:
