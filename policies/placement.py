@@ -5,6 +5,15 @@ would begin: what runs and waits there, how full its KV cache is, and the part o
 anew though another backend has it warm (prefix caching: Kwon et al. 2023, arXiv 2309.06180; Zheng et al. 2024,
 arXiv 2312.07104). Money lost with a warm prefix counts as waiting, at what a second of waiting is worth. What an engine
 does not say is taken to be as with its peers, never as nothing.
+
+A session moves only for a gain beyond what chance explains. In an overloaded fleet all queues are long and differ by
+chance, and moving after each difference would throw away every prefix. How long n waiting requests take is uncertain by
+itself: where turns vary as much as they last on average (exponential ones), n take n turns, give or take the root of n.
+
+A prefix cache is full, so what is computed anew in it throws out as much, of which the share that is hit will be
+computed anew as well: a lost prefix costs that much more.
+
+`python -m tests.benchmarks.fleet --sensitivity` shows how little depends on each constant here.
 """
 
 from __future__ import annotations
@@ -14,38 +23,52 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from policies.money import GpuRates, Price, TokenRates
+from policies.objective import TYPICAL_OUTPUT_OTHERWISE
 from policies.schema import Backend
 from policies.values import EngineView, Features, Session, View
 
-RUNNING_MS = 15.0
-"""How much later the next request begins for each one at work: its share of a batch's step and of prefill."""
+RUNNING_MS = 5.0
+"""How much later the next request begins for each one at work, which may be in its prefill just then.
+
+A 7B model in 4 bits on an L4 computes a prompt of 1,000 tokens in 280 ms and an answer of 300 in 8 s
+(`policies.sizing`): each request at work is in its prefill 3.5% of the time, with 140 ms of it to go on average.
+"""
 
 CROWD = 16
-"""Requests at work that double what each of them adds: batches slow down as they grow, before anything waits."""
+"""Requests at work that double what each of them adds: then half of the time goes into prefills.
+
+One server whose use is ρ makes wait in proportion to 1 / (1 − ρ) (Pollaczek 1930; Khinchine 1932).
+"""
 
 WAITING_MS = 250.0
-"""The same for each one that waits in the engine's queue, where its throughput is not known."""
+"""The same for each one that waits in the engine's queue, where its throughput is not known.
+
+An answer of 300 tokens at the 1,250 a second that the same model and GPU give to a batch of 48 (`policies.sizing`).
+"""
 
 LONGEST_TURN_MS = 10_000.0
 """The most that one waiting request is taken to add, however slow its engine says it is."""
 
-ANSWER_TOKENS = 300
-"""Tokens of a typical answer: what must be produced before a waiting request gets its turn."""
-
 PRESSED = 0.9
-"""The share of the KV cache from which on an engine may preempt what runs."""
+"""The share of the KV cache from which on an engine may preempt what runs (llm-d, "Model Server Metrics")."""
 
 PREEMPTION_MS = 2_000.0
-"""What a full KV cache adds: a preempted request is computed anew."""
+"""What a full KV cache adds: a preempted request is computed anew, some 10,000 tokens at the speed below."""
 
 PREFILL_TOKENS_PER_SECOND = 5_000.0
-"""Prompt tokens computed in a second where the engine does not say: about a 7B model on one L4-class GPU."""
+"""Prompt tokens computed in a second where the engine does not say.
+
+Of a 7B model in 4 bits an L4 computes 3,600 and an A100 9,200 (`policies.sizing`).
+"""
 
 USD_PER_SECOND = 0.005
-"""Dollars that a second of waiting is worth, when it is weighed against the price of a prefix: 18 an hour."""
+"""Dollars that a second of waiting is worth when it is weighed against the price of a prefix: 18 an hour. A choice."""
 
 STAY_MS = 200.0
-"""What a session's move must gain beyond all that it loses, so that noise moves none."""
+"""What a session's move must gain beyond all that it loses. A choice: a fifth of a second is hardly noticed."""
+
+SURE = 2.0
+"""Standard errors by which a session's wait must be longer than elsewhere: of queues alike, 1 in 40 is by chance."""
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -54,11 +77,15 @@ _SILENT = EngineView()
 
 @dataclass(frozen=True, slots=True)
 class Standpoint:
-    """One backend for one request: time until it begins without regard to prefixes, and what its cold prefix costs."""
+    """One backend for one request: time until it begins without regard to prefixes, and what its cold prefix costs.
+
+    ``error_ms`` is the standard error of the time.
+    """
 
     backend: str
     full: bool
     wait_ms: float
+    error_ms: float
     warm_tokens: int
     lost_ms: float
     lost_usd: float
@@ -78,37 +105,46 @@ def standpoints(
 ) -> list[Standpoint]:
     """Compare the backends of one tier, in their order; ``session`` is given where sessions are kept."""
     if len(backends) == 1:
-        return [Standpoint(backends[0].name, False, 0.0, 0, 0.0, 0.0)]
+        return [Standpoint(backends[0].name, False, 0.0, 0.0, 0, 0.0, 0.0)]
     engines = [view.engines.get(backend.name, _SILENT) for backend in backends]
     in_flight = [view.in_flight.get(backend.name, 0) for backend in backends]
-    waiting = elsewhere = kv_use = [0.0] * len(backends)
+    waiting = elsewhere = kv_use = hit = [0.0] * len(backends)
     if view.engines:
         waiting = _filled([_waiting(engine, ours) for engine, ours in zip(engines, in_flight, strict=True)])
         elsewhere = _filled([_known(engine.elsewhere) for engine in engines])
         kv_use = _filled([_known(engine.kv_use) for engine in engines])
+        hit = _filled([_known(engine.prefix_hit_rate) for engine in engines])
     warm = [_warm(backend.name, features, view, session) for backend in backends]
     warmest = max(warm, default=0)
     found = []
     for place, (backend, engine) in enumerate(zip(backends, engines, strict=True)):
         ours = in_flight[place]
         here = ours + elsewhere[place]
-        wait = RUNNING_MS * here * (1 + here / CROWD) + _turn_ms(engine) * waiting[place]
+        turn = _turn_ms(engine)
+        wait, error = RUNNING_MS * here * (1 + here / CROWD) + turn * waiting[place], turn * math.sqrt(waiting[place])
         if kv_use[place] > PRESSED:
             wait += PREEMPTION_MS * min(1.0, (kv_use[place] - PRESSED) / (1 - PRESSED))
         lost_ms, lost_usd = _loss(prices[backend.name], engine, warmest - warm[place])
-        lost_ms *= 1 + waiting[place]
-        found.append(Standpoint(backend.name, ours >= backend.max_in_flight, wait, warm[place], lost_ms, lost_usd))
+        displaced = 1 + min(1.0, hit[place])
+        lost_ms, lost_usd = lost_ms * displaced * (1 + waiting[place]), lost_usd * displaced
+        full = ours >= backend.max_in_flight
+        found.append(Standpoint(backend.name, full, wait, error, warm[place], lost_ms, lost_usd))
     return found
 
 
 def order(found: Sequence[Standpoint], session: Session | None) -> list[Standpoint]:
-    """Put those that begin soonest first: full ones last, the session's own ahead unless a move gains enough."""
+    """Put those that begin soonest first: full ones last, the session's own ahead unless a move surely gains enough."""
+    ordered = sorted(found, key=lambda at: (at.full, at.total_ms))
+    own = next((at for at in ordered if session is not None and session.backend == at.backend), None)
+    if own is None or own.full or _moves(own, ordered[0]):
+        return ordered
+    return [own, *(at for at in ordered if at is not own)]
 
-    def cost(at: Standpoint) -> tuple[bool, float]:
-        own = session is not None and session.backend == at.backend
-        return (at.full, at.total_ms - STAY_MS if own else at.total_ms)
 
-    return sorted(found, key=cost)
+def _moves(own: Standpoint, other: Standpoint) -> bool:
+    """Whether the own is worse by more than it would be by chance, were both queues as long as the other's."""
+    chance = SURE * math.sqrt(2) * other.error_ms
+    return own.total_ms - other.total_ms > STAY_MS + chance
 
 
 def why(ordered: Sequence[Standpoint], session: Session | None) -> str:
@@ -159,9 +195,11 @@ def _known(value: float | None) -> float | None:
 
 
 def _turn_ms(engine: EngineView) -> float:
-    """How long one waiting request holds up the next."""
-    speed = _known(engine.tokens_per_second)
-    return min(LONGEST_TURN_MS, 1e3 * ANSWER_TOKENS / speed) if speed else WAITING_MS
+    """How long one waiting request holds up the next: as long as passes between two that begin."""
+    begun, speed = _known(engine.requests_per_second), _known(engine.tokens_per_second)
+    if begun:
+        return min(LONGEST_TURN_MS, 1e3 / begun)
+    return min(LONGEST_TURN_MS, 1e3 * TYPICAL_OUTPUT_OTHERWISE / speed) if speed else WAITING_MS
 
 
 def _loss(price: Price | None, engine: EngineView, tokens: int) -> tuple[float, float]:

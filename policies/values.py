@@ -141,7 +141,8 @@ class EngineView:
     ``kv_use`` is the share of its KV cache in use, ``kv_tokens`` the cache's size. ``prefix_hit_rate`` is the share of
     prompt tokens found in its prefix cache. ``draft_acceptance`` is accepted by proposed draft tokens, ``draft_length``
     the proposed ones of one pass, ``first_acceptance`` how often the first of them is accepted, ``tokens_per_pass``
-    what a pass yields, the target model's own token included. Rates are over the last minute.
+    what a pass yields, the target model's own token included. ``requests_per_second`` counts those that began to be
+    answered. Rates are over the last minute.
     """
 
     waiting: float | None = None
@@ -156,6 +157,7 @@ class EngineView:
     tokens_per_pass: float | None = None
     ttft_ms: float | None = None
     tokens_per_second: float | None = None
+    requests_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
 
 

@@ -23,6 +23,7 @@ _FIELDS = {
     "tokens_per_pass": "Tokens of one pass of the target model.",
     "ttft_ms": "Mean time to first token that the engine measured, in milliseconds.",
     "tokens_per_second": "Tokens generated per second.",
+    "requests_per_second": "Requests that began to be answered per second.",
     "prefill_tokens_per_second": "Prompt tokens computed per second of prefill.",
 }
 _SPECULATION = {

@@ -65,6 +65,7 @@ class History:
             "tokens_per_pass": None if per_pass is None else 1 + per_pass,
             "ttft_ms": _thousand(_ratio(self._grown("ttft_seconds"), self._grown("ttft_count"))),
             "tokens_per_second": _ratio(self._grown("generated", since_start=False), self._seconds()),
+            "requests_per_second": _ratio(self._grown("ttft_count", since_start=False), self._seconds()),
             "prefill_tokens_per_second": _ratio(missed, self._grown("prefill_seconds")),
         }
         return EngineView(**{**gauges, **{name: value for name, value in derived.items() if value is not None}})

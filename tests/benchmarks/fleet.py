@@ -1,32 +1,39 @@
 """A simulated fleet: what load- and cache-aware choice gains over round-robin and least-loaded.
 
-    python -m tests.benchmarks.fleet [--seed N] [--json]
+    python -m tests.benchmarks.fleet [--seeds N] [--loads L,…] [--slowest SPEED] [--sensitivity]
 
 Conversations of several applications, each with its own system prompt, arrive at four engines. Each engine is modelled
 by the event: a queue, slots, prefill one prompt at a time at a fixed speed, decoding that slows with the batch, and a
 real prefix cache (blocks of 64 tokens, least recently used out first). The chooser under test is the product's own:
-`policies.decide` over `router.affinity`, with engine metrics two seconds old at most. Simulated time, so every run with
-one seed gives the same figures.
+`policies.decide` over `router.affinity`, with engine metrics two seconds old at most and rates over their last minute.
+Simulated time, so every run with one seed gives the same figures. At load 1 the slots are two thirds full, at 1.3 the
+fleet is overloaded: queues grow for as long as conversations arrive.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
-import json
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
+from math import exp, log, sqrt
 from random import Random
+from statistics import fmean, stdev
 from typing import Any
+from unittest.mock import patch
 
+from scipy.stats import t as student  # type: ignore[import-untyped]
+
+from policies import placement
 from policies.decide import decide
 from policies.document import Loaded, load
 from policies.values import EngineView, Features, Session, View
 from router.affinity import Affinity, Trace, trace
+from router.engines.view import WINDOW
 
 ENGINES = ("gpu-1", "gpu-2", "gpu-3", "gpu-4")
 SLOTS = 24
@@ -64,6 +71,10 @@ class Engine:
     prefill_free: float = 0.0
     held: int = 0
     generated: int = 0
+    begun: int = 0
+    asked: int = 0
+    found: int = 0
+    told: deque[tuple[float, int, int, int, int]] = field(default_factory=deque)
     busy: float = 0.0
     cached: OrderedDict[tuple[int, int], None] = field(default_factory=OrderedDict)
 
@@ -75,6 +86,8 @@ class Engine:
             self.cached.move_to_end(block)
         while len(self.cached) > CACHE_TOKENS // BLOCK:
             self.cached.popitem(last=False)
+        self.begun, self.asked = self.begun + 1, self.asked + request.input_tokens
+        self.found += found * BLOCK
         return found * BLOCK
 
 
@@ -162,7 +175,8 @@ def _words(seed: int, tokens: int) -> str:
     return "".join(f"{random.randrange(10_000):04d}" for _ in range(tokens))
 
 
-def conversation(number: int, seed: int) -> list[Request]:
+@lru_cache(maxsize=2_048)
+def conversation(number: int, seed: int) -> Sequence[Request]:
     """The turns of one conversation: a shared system prompt, then questions and answers that pile up."""
     random = Random(seed * 1_000_003 + number)
     application = min(int(random.expovariate(0.35)), APPLICATIONS - 1)
@@ -239,7 +253,7 @@ def simulate(
             if engine.waiting:
                 begin(now, where, *engine.waiting.popleft())
         elif events:
-            world.views = {each: _view(engine) for each, engine in world.engines.items()}
+            world.views = {each: _view(engine, now) for each, engine in world.engines.items()}
             heapq.heappush(events, (now + SCRAPED_EVERY, next(order), "scrape", None))
     ttft.sort()
     return Result(
@@ -248,39 +262,79 @@ def simulate(
     )  # fmt: skip
 
 
-def _view(engine: Engine) -> EngineView:
-    produced, engine.generated = engine.generated / SCRAPED_EVERY, 0
+def _view(engine: Engine, now: float) -> EngineView:
+    """What a scrape makes of an engine: gauges as they are, rates over a minute, as `router.engines.view` has it."""
+    engine.told.append((now, engine.generated, engine.begun, engine.asked, engine.found))
+    while len(engine.told) > 2 and engine.told[1][0] <= now - WINDOW:
+        engine.told.popleft()
+    seconds, generated, begun, asked, found = (b - a for a, b in zip(engine.told[0], engine.told[-1], strict=True))
     return EngineView(
         waiting=len(engine.waiting),
         running=engine.running,
         elsewhere=0.0,
         kv_use=min(1.0, engine.held / CACHE_TOKENS),
         kv_tokens=CACHE_TOKENS,
-        tokens_per_second=produced or None,
+        tokens_per_second=generated / seconds if seconds else None,
+        requests_per_second=begun / seconds if seconds else None,
+        prefix_hit_rate=found / asked if asked else None,
         prefill_tokens_per_second=PREFILL * engine.speed,
     )
 
 
+FIGURES = {"hit_rate": "prompt tokens from cache", "ttft_p50_ms": "TTFT p50", "ttft_p99_ms": "TTFT p99",
+           "usd_per_1000": "dollars"}  # fmt: skip
+CONSTANTS = ("RUNNING_MS", "CROWD", "WAITING_MS", "PREEMPTION_MS", "PREFILL_TOKENS_PER_SECOND", "USD_PER_SECOND",
+             "STAY_MS", "SURE")  # fmt: skip
+
+
+def ratio(ours: Sequence[Result], theirs: Sequence[Result], figure: str) -> str:
+    """The geometric mean of ours over theirs, paired by seed, with its 95% interval (Student's t on the logarithms)."""
+    logs = [log(getattr(a, figure) / getattr(b, figure)) for a, b in zip(ours, theirs, strict=True)]
+    middle = fmean(logs)
+    reach = float(student.ppf(0.975, len(logs) - 1)) * stdev(logs) / sqrt(len(logs)) if len(logs) > 1 else 0.0
+    return f"{exp(middle):.3f} [{exp(middle - reach):.3f}, {exp(middle + reach):.3f}]"
+
+
+def compared(seeds: Sequence[int], loads: Sequence[float], slowest: float) -> Iterator[str]:
+    """Rows of a table: what every chooser achieved, and how ours compares with it on the same arrivals."""
+    yield f"| load | chooser | {' | '.join(FIGURES.values())} | ours to this: {', '.join(FIGURES.values())} |"
+    yield "|---" * (3 + len(FIGURES)) + "|"
+    for share in loads:
+        found: dict[str, list[Result]] = {name: [] for name in CHOOSERS}
+        for seed in seeds:
+            for name, results in found.items():
+                results.append(simulate(name, share, seed=seed, slowest=slowest))
+        for name, results in found.items():
+            hits, p50, p99, usd = (fmean(getattr(result, figure) for result in results) for figure in FIGURES)
+            against = ", ".join(ratio(found["tierwise"], results, figure) for figure in FIGURES)
+            told = f"{hits:.1%} | {p50:,.0f} ms | {p99:,.0f} ms | ${usd:.3f} per 1,000"
+            yield f"| {share} | {name} | {told} | {against if name != 'tierwise' else ''} |"
+
+
+def sensitive(seeds: Sequence[int], loads: Sequence[float]) -> Iterator[str]:
+    """Rows of a table: what a third and three times of each constant of `policies.placement` would do to ours."""
+    yield f"| constant | load | × | {' | '.join(FIGURES.values())} |"
+    yield "|---" * (3 + len(FIGURES)) + "|"
+    for share in loads:
+        plain = [simulate("tierwise", share, seed=seed) for seed in seeds]
+        for constant in CONSTANTS:
+            for factor in (1 / 3, 3.0):
+                with patch.object(placement, constant, factor * getattr(placement, constant)):
+                    changed = [simulate("tierwise", share, seed=seed) for seed in seeds]
+                told = " | ".join(ratio(changed, plain, figure) for figure in FIGURES)
+                yield f"| {constant} | {share} | {factor:.2g} | {told} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seeds", type=int, default=8, help="so many runs of each, 1 and up (default: %(default)s)")
+    parser.add_argument("--loads", default="0.5,0.8,1.0,1.3", help="shares of the load (default: %(default)s)")
+    parser.add_argument("--slowest", type=float, default=1.0, help="speed of the last engine (default: as the others)")
+    parser.add_argument("--sensitivity", action="store_true", help="vary the constants of policies.placement instead")
     args = parser.parse_args()
-    fleets = ((1.0, "alike"), (0.4, "one slow"))
-    results = [
-        (kind, simulate(name, share, seed=args.seed, slowest=slowest))
-        for slowest, kind in fleets
-        for share in (0.6, 1.0, 1.3)
-        for name in CHOOSERS
-    ]
-    if args.json:
-        print(json.dumps([{"fleet": kind, **asdict(result)} for kind, result in results], indent=2))
-        return
-    print("| engines | load | chooser | prompt tokens from cache | TTFT p50 ms | TTFT p99 ms | $ per 1,000 |")
-    print("|---|---|---|---|---|---|---|")
-    for kind, r in results:
-        figures = f"{r.hit_rate:.1%} | {r.ttft_p50_ms:,.0f} | {r.ttft_p99_ms:,.0f} | {r.usd_per_1000:.3f}"
-        print(f"| {kind} | {r.load} | {r.chooser} | {figures} |")
+    seeds, loads = range(1, args.seeds + 1), [float(share) for share in args.loads.split(",")]
+    for row in sensitive(seeds, loads) if args.sensitivity else compared(seeds, loads, args.slowest):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

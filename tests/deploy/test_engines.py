@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from router.engines import ENGINES
 from tests.deploy.stack import DEPLOY, compose, console, flags
 
 RECIPES = sorted(path for path in (DEPLOY / "engines").glob("*.md") if path.stem != "README")
@@ -70,6 +71,30 @@ def test_every_flag_of_the_compose_file_is_documented(service: str, engine: str)
 
 def test_every_engine_of_the_compose_file_is_looked_at() -> None:
     assert {name for name, service in SERVICES.items() if service.get("profiles")} == set(ENGINE_OF)
+
+
+ENGINE_ROW = re.compile(
+    r"^\| .+? \| \[.+?\]\((\w[\w-]*)\.md\) \| `([\w-]+)` \| `(/\S*)` \| (?:`(/\S*)`|none) \|$", re.MULTILINE
+)
+
+
+def test_the_table_of_engines_says_what_the_router_knows() -> None:
+    """Kind, health and metrics of each engine are those that the router asks for."""
+    rows = ENGINE_ROW.findall((DEPLOY / "engines" / "README.md").read_text(encoding="utf-8"))
+    assert {kind for _, kind, _, _ in rows} == set(ENGINES) - {"openai", "simulated"}
+    for recipe, kind, health, metrics in rows:
+        assert recipe in TABLE
+        engine = ENGINES[kind]
+        assert health == (engine.health if engine.health.startswith("/") else f"/v1/{engine.health}")
+        assert (metrics or None) == engine.metrics
+
+
+@pytest.mark.parametrize("kind", [kind for kind, engine in ENGINES.items() if engine.flags and kind != "simulated"])
+def test_every_flag_that_the_router_asks_for_is_documented(kind: str) -> None:
+    """What the log tells an operator to start an engine with stands in that engine's documentation."""
+    flags = [flag for text in ENGINES[kind].flags.values() for flag in re.findall(r"--[\w-]+|\w+_\w+(?=:)", text)]
+    assert flags
+    assert set(flags) - documented(kind) == set()
 
 
 def test_llama_cpp_takes_no_equals_sign() -> None:

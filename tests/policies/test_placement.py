@@ -105,6 +105,43 @@ def test_a_session_stays_unless_the_gain_beats_what_it_loses() -> None:
     assert not stays(turns + 0.01)
 
 
+def test_where_all_queues_are_long_a_session_is_not_moved_by_chance() -> None:
+    """Twelve waiting against eight may be luck; against none, or thirty against eight, it is not."""
+
+    def stays(own: float, others: float) -> bool:
+        told = {name: EngineView(waiting=own if name == "b" else others) for name in NAMES}
+        return first(a_view(engines=told), replace(PROMPT, turns=1), session=OWN) == "b"
+
+    assert stays(12, 8)
+    assert not stays(12, 0)
+    assert not stays(30, 8)
+
+
+def test_a_turn_lasts_as_long_as_passes_between_two_that_begin() -> None:
+    """Two a second make eight waiting four seconds, whatever the engine generates."""
+    told = {"a": EngineView(waiting=8, requests_per_second=2, tokens_per_second=5_000), "b": EngineView(waiting=0)}
+    found = standpoints([backend("a"), backend("b")], PROMPT, a_view(engines=told), None)
+    assert found[0].wait_ms == pytest.approx(4_000)
+    assert found[0].error_ms == pytest.approx(500 * 8**0.5)
+    slow = EngineView(waiting=1, requests_per_second=0.001)
+    assert (
+        standpoints([backend("a"), backend("b")], PROMPT, a_view(engines={"a": slow, "b": slow}), None)[0].wait_ms
+        == placement.LONGEST_TURN_MS
+    )
+
+
+def test_a_lost_prefix_costs_what_it_throws_out_too() -> None:
+    def lost(hit_rate: float | None) -> tuple[float, float]:
+        told = {name: EngineView(prefix_hit_rate=hit_rate) for name in ("a", "b")}
+        dear = TokenPrice(input_usd_per_mtok=10, output_usd_per_mtok=10, cached_input_usd_per_mtok=0)
+        some = [backend(name, cost=dear) for name in ("a", "b")]
+        cold = standpoints(some, PROMPT, a_view(engines=told, warm={"b": 5_000}), None)[0]
+        return cold.lost_ms, cold.lost_usd
+
+    assert lost(None) == (pytest.approx(1_000), pytest.approx(0.05))
+    assert lost(0.8) == (pytest.approx(1_800), pytest.approx(0.09))
+
+
 def test_the_lost_prefix_is_priced_in_dollars() -> None:
     dear = TokenPrice(input_usd_per_mtok=10, output_usd_per_mtok=10, cached_input_usd_per_mtok=1)
     busy = a_view(engines={name: EngineView(waiting=9.0 * (name == "b")) for name in NAMES})

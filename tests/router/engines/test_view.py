@@ -23,7 +23,9 @@ def test_a_first_reading_gives_shares_since_the_start_but_no_rates() -> None:
 def test_later_readings_give_what_happened_between_them() -> None:
     before = {"prefix_hits": 30, "prefix_queries": 40, "generated": 900, "ttft_seconds": 1, "ttft_count": 10}
     now = {"prefix_hits": 40, "prefix_queries": 140, "generated": 1000, "ttft_seconds": 3, "ttft_count": 14}
-    assert after((5, before), (15, now)) == EngineView(prefix_hit_rate=0.1, tokens_per_second=10, ttft_ms=500)
+    assert after((5, before), (15, now)) == EngineView(
+        prefix_hit_rate=0.1, tokens_per_second=10, requests_per_second=0.4, ttft_ms=500
+    )
 
 
 def test_an_idle_engine_produces_nothing_and_its_shares_are_unknown() -> None:
