@@ -12,15 +12,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from classifiers import evaluate, labels, metrics
+from classifiers import attack, evaluate, gadgets, labels, metrics
+from classifiers.artifact import Artifact
+from classifiers.classifier import Classifier
 from classifiers.embed import Table
+from classifiers.encoder import Encoder
 from classifiers.evaluate import Figure, Prices, Scored
 from classifiers.folds import Folds
 from classifiers.heads import Array
 from classifiers.members import Corpus, Rows, assemble, calibrate, fold_of, group_folds, spread
 
 GUARD = 0.5
-"""Standard errors by which another model must be better before the best single one is left."""
+"""Standard errors by which another model must be better before the best single one is left, as `policies.objective` has
+it where success is weighed against cost."""
 
 FEW_LABELS = 1500
 
@@ -121,6 +125,8 @@ def goals(
             0.90,
             "0.95 where they are right",
         )
+        apart = evaluate.gain_coverage(scored, bootstrap=bootstrap)
+        yield Goal("standard errors", f"the same of gains, {name}", apart, "at least", 0.90)
     yield Judged(near, many)
 
 
@@ -246,6 +252,31 @@ def domain_goal(report: Mapping[str, Any]) -> Goal:
     """The accuracy in an `evaluate.domain_report`."""
     note = f"shipped artifact, {report['rows']} rows"
     return Goal("domain", "accuracy on everyday prompts", report["accuracy"], "at least", 0.80, note)
+
+
+def attacked(artifact: Artifact, static: Encoder, full: Encoder, prompts: Sequence[str]) -> Iterator[Goal]:
+    """How far fixed texts before or after prompts drive them up, by style, and how many rewordings flip the choice.
+
+    As served, by the full look with every defence on; the note has what each style does without any.
+    """
+    looks = attack.Remembered(static), attack.Remembered(full)
+    classifier = Classifier(artifact, attack.TARGETS, static=looks[0], full=looks[1])  # type: ignore[arg-type]
+    readings = dict(attack.readings_of(classifier, ("full",)))
+    bare, defended = readings["full: none"], readings["full: all"]
+    without = attack.driven_up(bare, prompts, gadgets.STYLES)
+    low = round(len(prompts) * (1 - attack.LARGE_SHARE))
+    for style, (share, worst) in attack.driven_up(defended, prompts, gadgets.STYLES).items():
+        note = f"worst text {worst:.0%}; without defences {without[style][0]:.0%}, worst {without[style][1]:.0%}"
+        yield Goal("gadgets, shipped artifact", f"driven up by {style}", _share(share, low), "at most", 0.10, note)
+    for name, (either, up) in attack.flipped(defended, prompts).items():
+        note = f"{up:.0%} go up"
+        yield Goal("paraphrases, shipped artifact", f"flipped when {name}", _share(either, len(prompts)), note=note)
+
+
+def _share(value: float, of: int) -> Figure:
+    """A share with its exact interval, as if each prompt had been tried once."""
+    low, high = metrics.clopper_pearson(round(value * of), of)
+    return {"value": value, "low": min(low, value), "high": max(high, value)}
 
 
 def by_domain(scored: Scored) -> list[tuple[str, Array, Array]]:

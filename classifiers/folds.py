@@ -15,8 +15,8 @@ from classifiers.embed import Progress
 from classifiers.members import Corpus, Held, Rows, Settings, held_out
 
 _CANNOT_MATTER = (
-    "artifact", "classifier", "custom", "evaluate", "figures", "folds", "metrics", "onboard", "plots", "timing",
-    "torch_encoder", "train",
+    "artifact", "attack", "classifier", "custom", "errors", "evaluate", "figures", "folds", "gadgets", "keeping",
+    "metrics", "offpolicy", "onboard", "plots", "timing", "torch_encoder", "train",
 )  # fmt: skip
 """Modules that judge or serve what others fit."""
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from router.cli import cache_dir
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PAIR = ("mixtral-8x7b-instruct", "gpt-4-1106-preview")
 TIMED = 300
+ATTACKED = 60
 
 
 def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def _all(
     if report := domain_report(artifact, args.look, table, args.bootstrap):
         confusion.update(report["confusion"])
         yield figures.domain_goal(report)
+        yield from figures.attacked(artifact, encoders["static"], encoders["full"], _everyday(args.data))
     everyday = tabulate(read([EVERYDAY]), look, work / "everyday", told)
     space = "" if args.look == "lexical" else look[args.look].name
     folds = Folds(work / "folds", args.look, space, Settings(seed=args.seed), told)
@@ -130,6 +133,14 @@ def _some(paths: list[Path]) -> list[Features]:
 
     every = [row.features for path in paths for row in read([path])]
     return every[:: max(1, len(every) // TIMED)]
+
+
+def _everyday(paths: list[Path]) -> list[str]:
+    """Some of the prompts that state a domain: what attacks are tried on."""
+    from classifiers.datasets import read
+
+    texts = [row.features.text for row in read(paths) if row.domain]
+    return Random(1).sample(texts, min(ATTACKED, len(texts)))
 
 
 def _served(encoders: dict[str, Any]) -> Classifier:
