@@ -6,7 +6,7 @@ and all cells together say what all entries say. Sums are kept packed wherever t
 wire), in the layouts that `merge` and ``router/state/ship.lua`` know:
 
 - a tally: ``01``, number of counters (u8), counters (i64), number of histograms (u8), their lengths (u16), then each
-  histogram's sorted pairs of bucket (u16) and count (u32), number of reals (u8), reals (f64); older ones have no reals;
+  histogram's sorted pairs of bucket (u16) and count (u32), number of reals (u8), reals (f64); older ones have fewer;
 - a vector: ``02``, numbers (i64), which add up one by one;
 - a bitmap: ``03``, bits, of which either holds after merging.
 
@@ -38,9 +38,13 @@ COUNTS = (
 )  # fmt: skip
 MONEY = ("cost", "wasted", "baseline", "saving")
 LATENCIES = ("ttft", "total", "classify", "overhead")
-REALS = ("saving_squared", "saving_baseline", "baseline_squared", "assumed")
+RARE_TOKENS = (
+    "cache_write_1h_tokens", "audio_input_tokens", "audio_output_tokens", "image_input_tokens", "image_output_tokens",
+)  # fmt: skip
+REALS = ("saving_squared", "saving_baseline", "baseline_squared", "assumed", *RARE_TOKENS)
 """Sums over requests that a saving is known of: squares and products, in dollars², from which intervals are made; and
-how many were compared with the baseline as if both counted and wrote alike, because nothing is known of that."""
+how many were compared with the baseline as if both counted and wrote alike, because nothing is known of that. Then
+tokens of the kinds that few requests have. What is added to the end of these, older tallies lack, and hold none of."""
 SPEND_FIELD = "=spend"
 """A vector per hour: for each quarter of it, the dollars and nano-dollars spent."""
 SAVING_FIELD = "=saving"
@@ -143,7 +147,7 @@ class Tally:
             tally.latencies[name] = dict(_PAIR.iter_unpack(packed[offset:end]))
             offset = end
         if offset < len(packed):
-            tally.reals = dict(zip(REALS, _REALS.unpack_from(packed, offset)[1:], strict=True))
+            tally.reals |= zip(REALS, struct.unpack_from(f"<{packed[offset]}d", packed, offset + 1), strict=False)
         return tally
 
 
@@ -252,7 +256,7 @@ def _add(entry: Entry, tallies: Mapping[_Key, Tally]) -> None:
         used = used or attempt.usage is not None
         _add_attempt(attempt, tallies[key], answered=attempt.outcome == "ok" and attempt is entry.attempts[-1])
     if not used:
-        _add_usage(counts, entry.usage)
+        _add_usage(served, entry.usage)
     if entry.cost_nanos is None:
         counts["unpriced"] += 1
         return
@@ -278,15 +282,19 @@ def _add_attempt(attempt: Attempt, tally: Tally, *, answered: bool) -> None:
     tally.money["cost"] += cost
     tally.money["wasted"] += 0 if answered else cost
     if attempt.usage is not None:
-        _add_usage(counts, attempt.usage)
+        _add_usage(tally, attempt.usage)
 
 
-def _add_usage(counts: dict[str, int], usage: Usage) -> None:
+def _add_usage(tally: Tally, usage: Usage) -> None:
+    counts = tally.counts
     counts["input_tokens"] += usage.input_tokens
     counts["output_tokens"] += usage.output_tokens
     counts["cached_input_tokens"] += usage.cached_input_tokens
     counts["cache_write_tokens"] += usage.cache_write_tokens
     counts["reasoning_tokens"] += usage.reasoning_tokens
+    for name in RARE_TOKENS:
+        if tokens := getattr(usage, name):
+            tally.reals[name] += tokens
 
 
 def spent(entry: Entry) -> int:
@@ -303,7 +311,7 @@ def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
     tallies: dict[_Key, Tally] = defaultdict(Tally)
     spend: dict[int, list[int]] = defaultdict(lambda: [0] * 4)
     savings: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    seen: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(lambda: [0, 0])
+    seen: dict[tuple[int, tuple[str, str, str, str]], list[int]] = defaultdict(lambda: [0, 0])
     for entry in entries:
         hour = hour_of(entry.at)
         _add(entry, tallies)

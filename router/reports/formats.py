@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from policies.money import usd
+from router.ledger.sums import RARE_TOKENS
 from router.reports.gpus import GpuBill
 from router.reports.report import Report, Row
 from router.reports.savings import FEWEST, Interval
@@ -24,7 +25,7 @@ _MODELLED = (
 _MONEY = ("cost", "wasted", "baseline", "saving")
 _COUNTS = (
     "requests", "errors", "cancelled", "unpriced", "estimated", "attempts", "failed_attempts", "input_tokens",
-    "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
+    "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", *RARE_TOKENS,
 )  # fmt: skip
 
 

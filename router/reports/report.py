@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from policies.money import NANOS_PER_USD
 from router.ledger import histogram
-from router.ledger.sums import COUNTS, GPU_FIELD, LATENCIES, MONEY, REALS, SAVING_FIELD, Cell, merge_all
+from router.ledger.sums import COUNTS, GPU_FIELD, LATENCIES, MONEY, RARE_TOKENS, REALS, SAVING_FIELD, Cell, merge_all
 from router.reports.gpus import GpuBill, gpu_bills
 from router.reports.savings import Interval, bootstrapped, of_squares
 from router.reports.window import Window
@@ -53,6 +53,11 @@ class Row:
     baseline_nanos: int
     saving_nanos: int
     latencies: Mapping[str, tuple[float, float, float] | None]
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
     assumed: int = 0
     interval: Interval | None = None
 
@@ -139,7 +144,10 @@ def _row(group: tuple[str, ...], tallies: Sequence[bytes]) -> Row:
     counts: dict[str, Any] = dict(zip(COUNTS, counters, strict=False))
     latencies, reals = _rest(tallies)
     sure = of_squares(money["saving_nanos"], money["baseline_nanos"], *reals[:3])
-    return Row(group, **counts, **money, latencies=latencies, assumed=round(reals[3]), interval=sure)
+    rare: dict[str, Any] = {
+        name: round(tokens) for name, tokens in zip(REALS, reals, strict=True) if name in RARE_TOKENS
+    }
+    return Row(group, **counts, **money, **rare, latencies=latencies, assumed=round(reals[3]), interval=sure)
 
 
 def _rest(tallies: Sequence[bytes]) -> tuple[dict[str, tuple[float, float, float] | None], list[float]]:
@@ -154,7 +162,7 @@ def _rest(tallies: Sequence[bytes]) -> tuple[dict[str, tuple[float, float, float
             end = at + length * _PAIR_BYTES
             pairs[name].append(packed[at:end])
             at = end
-        reals.append(packed[at + 1 :])
+        reals.append(packed[at + 1 :].ljust(8 * len(REALS), b"\0"))
     shown: dict[str, tuple[float, float, float] | None] = {}
     for name, parts in pairs.items():
         observed = np.frombuffer(b"".join(parts), [("bucket", "<u2"), ("count", "<u4")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -270,3 +271,30 @@ async def test_a_gpu_s_bill_closes_over_kills_and_the_time_between(tmp_path: Pat
     assert bill.paid_nanos + bill.idle_nanos == bill.billed_nanos == hour_nanos * bill.seconds // 3600
     assert bill.idle_nanos > 5 * hour_nanos // 3600, "nobody used it while no proxy was there"
     assert len(entries) >= 60
+
+
+async def test_a_disk_that_fills_up_under_load_and_is_freed_loses_nothing(tmp_path: Path) -> None:
+    """No file of the proxy may grow past a few bytes for a while: the kernel refuses writes as on a full disk."""
+    policy, data, load = tmp_path / "policy.yaml", tmp_path / "data", Load()
+    async with upstream() as counting:
+        write_policy(policy, counting.port)
+        with running_proxy(policy, data) as proxy:
+            await asyncio.to_thread(proxy.wait_until_ready)
+            asking = asyncio.create_task(load.run(proxy.url))
+            await wait_until_answered(load, 30)
+            resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
+            async with asyncio.timeout(90):
+                while not (await asyncio.to_thread(proxy.wait_until_ready))["ledger_problem"]:
+                    await wait_until_answered(load, 1)
+            await wait_until_answered(load, 60)
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, unlimited)
+            await wait_until_answered(load, 30)
+            load.stopping = True
+            await asking
+    total = (await reported(data_dir_source(data).sums)).total
+    assert total.requests == len(counting.counted) == len(load.answered) == load.numbers
+    assert total.cost_nanos == sum(map(cost, counting.counted.values()))
+    assert total.input_tokens == sum(usage[0] for usage in counting.counted.values())
+    assert total.output_tokens == sum(usage[1] for usage in counting.counted.values())
+    assert len(entries_in(data)) == total.requests

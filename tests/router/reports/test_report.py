@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.values import Counterfactual, Entry
-from router.ledger.sums import held, merge_packed, pack_entries, spent
+from policies.values import Counterfactual, Entry, Usage
+from router.ledger.sums import RARE_TOKENS, REALS, held, merge_packed, pack_entries, spent
 from router.reports import DIMENSIONS, Report, report, window
 from router.reports.comparison import change, compared, pairs
 from tests.router.ledger.entries import NOON, entries, entry
@@ -162,6 +162,16 @@ def test_a_row_of_few_requests_or_of_one_that_outweighs_all_others_has_no_interv
         "many": True,
         "heavy": False,
     }
+
+
+def test_rare_kinds_of_tokens_are_added_up_too_and_tallies_from_before_them_hold_none() -> None:
+    usage = Usage(900, 10, 20, 800, 5, cache_write_1h_tokens=8, audio_input_tokens=30, audio_output_tokens=40,
+                  image_input_tokens=50, image_output_tokens=60)  # fmt: skip
+    sums = list(pack_entries([entry(str(i), usage=usage) for i in range(3)]).items())
+    older = [(hour, name, packed[: -8 * len(REALS) - 1]) for (hour, name), packed in sums if name[0] != "="]
+    found = report([*older, *((hour, name, packed) for (hour, name), packed in sums)], WINDOW, ("tier",))
+    assert found.total.output_tokens == 2 * 3 * 800
+    assert [getattr(found.total, name) for name in RARE_TOKENS] == [3 * 8, 3 * 30, 3 * 40, 3 * 50, 3 * 60]
 
 
 def test_requests_that_were_compared_at_ratio_1_for_want_of_evidence_are_counted() -> None:
