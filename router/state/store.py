@@ -72,7 +72,7 @@ class RedisStore:
         self._tag = f"{{{prefix}}}"
         self._retention = int(retention.total_seconds())
         self._sessions: OrderedDict[str, tuple[Session | None, float]] = OrderedDict()
-        self._unsaved: dict[str, tuple[bytes, int]] = {}
+        self._unsaved: dict[str, tuple[Session, int]] = {}
         self._spend: dict[int, tuple[int, ...]] = {}
         self._today: dict[str, Decimal] = {}
         self._me = uuid.uuid4().hex[:12]
@@ -144,7 +144,7 @@ class RedisStore:
             return
         seconds = max(1, round(ttl.total_seconds()))
         self._keep(conversation, session, min(seconds, self._trust))
-        self._unsaved[conversation] = (orjson.dumps(session), seconds)
+        self._unsaved[conversation] = (session, seconds)
         if len(self._unsaved) > _SESSIONS_KEPT:
             self._unsaved.pop(next(iter(self._unsaved)))
 
@@ -241,12 +241,12 @@ class RedisStore:
         self._rests = {backend.decode(): float(until) for backend, until in answers[-1].items()}
         return True
 
-    async def _save(self, sessions: Mapping[str, tuple[bytes, int]]) -> None:
+    async def _save(self, sessions: Mapping[str, tuple[Session, int]]) -> None:
         """Save sessions, many in one command, which is cheap, but not so many that requests wait for it."""
         waiting = iter(sessions.items())
         while some := list(islice(waiting, _SESSIONS_AT_ONCE)):
             keys = [self._key("session", conversation) for conversation, _ in some]
-            arguments = [part for _, told in some for part in told]
+            arguments = [part for _, (session, seconds) in some for part in (orjson.dumps(session), seconds)]
             await self._ask(self._remember_script.run(keys, arguments), _BACKGROUND_SECONDS)
 
     def _weights_of_others(self, said: Mapping[bytes, bytes], now: float) -> dict[str, int]:
