@@ -38,6 +38,10 @@ class Encodes(Protocol):
     def dimension(self) -> int:
         """Length of a vector."""
 
+    @property
+    def runtime(self) -> str:
+        """What computes the vectors, and on what."""
+
     def encode(self, texts: Sequence[str]) -> Array:
         """Vectors (len(texts), dimension)."""
 

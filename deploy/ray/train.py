@@ -54,6 +54,7 @@ class Received:
         self._known: dict[str, NDArray[np.float32]] = {}
         self.name = encoder.name
         self.dimension = encoder.dimension
+        self.runtime = encoder.runtime
 
     def learn(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take the vectors of the rows that come next, in place of those that came before."""
@@ -105,11 +106,12 @@ def main() -> None:
     args = parser.parse_args()
 
     def open_encoders() -> Mapping[str, Encodes]:
-        return encoders_for(args.look, args.encoder, None)
+        return encoders_for(args.look, args.encoder, None, "auto")
 
     received = {look: Received(encoder) for look, encoder in open_encoders().items()}
     paths = sorted(args.data)
-    about = {"code": version("tierwise"), "data": {path.name: sha256(path) for path in paths}}
+    about: dict[str, Any] = {"code": version("tierwise"), "data": {path.name: sha256(path) for path in paths}}
+    about["runtimes"] = {look: encoder.runtime for look, encoder in received.items()}
     with tempfile.TemporaryDirectory() as temporary, progress() as told:
         read = rows(paths, received, open_encoders, args.encoders, args.gpus)
         artifact = train(read, received, args.work or Path(temporary), Settings(seed=args.seed), told, about)

@@ -19,7 +19,7 @@ class BagEncoder:
     """A vector per word by its checksum, averaged: deterministic, and each text's vector is its own."""
 
     def __init__(self, name: str = "bag", dimension: int = 24) -> None:
-        self.name, self.dimension = name, dimension
+        self.name, self.dimension, self.runtime = name, dimension, "words"
         self.calls = 0
 
     def encode(self, texts: Sequence[str]) -> Array:
