@@ -29,8 +29,8 @@ __all__ = ["budgets_for", "could_flip", "decide", "judge_rules", "needs_signals"
 DOUBT = 0.5
 """Standard errors by which `could_flip` moves predictions, beside the baseline's, to either end.
 
-Two looks at a request err together, so they differ by less than either is uncertain: on held-out rows of the training
-data a static look that stands by this rule differs from the full one's choice for 1 to 2% of requests.
+Two looks at a request err together, so they differ by less than either is uncertain: of 344 everyday prompts under two
+policies, a static look that stands by this rule differs from the full one's choice for 2 to 3%.
 """
 
 DOUBTFUL_DOMAIN = 0.1
