@@ -32,7 +32,7 @@ CACHED = 4096
 """Distinct texts whose signals are remembered."""
 
 AT_STAKE = 0.02
-"""Difference in success between tiers, or between two readings of a prompt, that is too small to act on."""
+"""Difference in success between tiers up to which a prompt is not looked at again."""
 
 READ_AGAIN = 2
 """Cores of a prompt that the full look reads: those that demand least at the first look."""
@@ -111,15 +111,15 @@ class Classifier:
     def classify(self, batch: Sequence[Features], *, look: Look | None = None) -> list[Signals]:
         """Signals of each request at ``look``, by default the best there is, with gadgets set aside.
 
-        Where tiers' success would differ, the look is taken again of what is left of the newest turn without a first or
-        a last part that could be a gadget (`defence.cores`), and what demands least counts. Raises `ValueError` when
-        that look's encoder was not given.
+        Where tiers' success would differ, or a request is unlike anything trained on, the look is taken again of what
+        is left of the newest turn without a first or a last part that could be a gadget (`defence.cores`), and what
+        demands least counts. Raises `ValueError` when that look's encoder was not given.
         """
         whole = self.read(batch, look=look)
         return [self._defended(features, signals) for features, signals in zip(batch, whole, strict=True)]
 
     def _defended(self, features: Features, whole: Signals) -> Signals:
-        parts = cores(features.last_text) if stake(whole) > AT_STAKE else ()
+        parts = cores(features.last_text) if whole.ood or stake(whole) > AT_STAKE else ()
         if not parts:
             return whole
         rests = [_with_last_text(features, core) for core in parts]
@@ -129,7 +129,8 @@ class Classifier:
         found = self.read(rests, look=whole.look)
         stakes = [stake(signals) for signals in found]
         least = stakes.index(min(stakes))
-        if stake(whole) - stakes[least] <= AT_STAKE:
+        foreign = whole.ood and not found[least].ood
+        if not foreign and stakes[least] >= stake(whole):
             return whole
         return replace(found[least], aside=len(features.last_text) - len(rests[least].last_text))
 
@@ -228,12 +229,7 @@ class Classifier:
 
 
 def stake(signals: Signals) -> float:
-    """How much the choice of tier matters: the span of the tiers' success, or with one tier what it lacks.
-
-    All of it where a request is unlike anything trained on, since a policy then leans to its baseline.
-    """
-    if signals.ood:
-        return 1.0
+    """How much the choice of tier matters: the span of the tiers' success, or with one tier what it lacks."""
     found = [success.probability for success in signals.success.values()]
     return max(found) - min(found) if len(found) > 1 else 1.0 - found[0] if found else 0.0
 

@@ -131,25 +131,27 @@ def _could_be_gadget(part: str) -> bool:
 
 _ASKS: Final = re.compile(
     r"[?？]|\b(?:what|why|how)\b|(?:^|[.!:;\n])\W*(?:(?:please|and|then|now|also|hi|hey|hello|can you|could you|"
-    r"help me|i need you to|i want you to)\W+)*(?:which|who|whose|when|where|is|are|does|do|did|can|could|should|"
-    r"will|would|write|find|calculate|compute|solve|prove|show|explain|describe|list|give|make|create|implement|design|"
-    r"evaluate|determine|simplify|tell|help|translate|summari[sz]e|generate|fix|convert|refactor|rewrite|define|"
-    r"compare|suggest|recommend|draft|plan|name|add|build|debug|complete|correct|outline|count|sort|draw|sing|say|"
-    r"teach|play)\b",
+    r"help me|i need you to|i want you to)\W+)*(?:which|who|whose|when|where|is|are|does|do|did|can|could|should|will|"
+    r"would|let's|write|find|calculate|compute|solve|prove|show|explain|describe|list|give|make|create|implement|design|evaluate|"
+    r"determine|simplify|tell|help|translate|summari[sz]e|generate|fix|convert|refactor|rewrite|define|compare|suggest|"
+    r"recommend|draft|plan|name|add|build|debug|complete|correct|outline|count|sort|draw|sing|say|teach|play|compose|"
+    r"continue|proofread|turn|invent|guess|review|edit|shorten|improve|optimi[sz]e|integrate|balance|schreib\w*|erklär\w*|"
+    r"erzähl\w*|gib|nenne|implementiere|escrib[ea]|explica|dime|haz|écris|explique|rédige|donne|scrivi|spiega|escreva)\b",
     re.IGNORECASE,
 )
-_BACK: Final = re.compile(
-    r"\b(?:this|these|those|above|he|she|his|they|their|him)\b|\b(?:it|that|them|her)\W*$", re.IGNORECASE
-)
+_BACK: Final = re.compile(r"\b(?:this|these|those|above)\b|\b(?:it|that|them|him|her)\W*$", re.IGNORECASE)
+_PERSON: Final = re.compile(r"\b(?:he|she|his|her|him|they|their)\b", re.IGNORECASE)
 _AHEAD: Final = re.compile(r"\b(?:following|below|these)\b|\b(?:this|here)\W*$|:$", re.IGNORECASE)
 _FEW: Final = 3
-"""Words that make a request without a stop."""
+"""Words that make a request without a stop, and telling ones that make it clear of whom it speaks."""
 
 
 def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[str]) -> bool:
     """Whether a core can be a request by itself: it speaks of something, is whole, does not point to the other part,
     and asks if anything does."""
     if len(core.encode("utf-8", "replace")) < LEAST or not content or points.search(core):
+        return False
+    if len(content) < _FEW and _PERSON.search(core):
         return False
     if core[-1].isalpha() and core.isascii() and len(core.split(None, _FEW)) < _FEW:
         return False

@@ -170,7 +170,7 @@ def _kept(row: int, cores: Sequence[int], gain: Gains, static: Gains, look: str)
     if look == "full":
         cores = sorted(cores, key=lambda at: abs(static[at]))[:READ_AGAIN]
     least = min(cores, key=lambda at: abs(gain[at]))
-    return float(gain[least] if abs(gain[row]) - abs(gain[least]) > AT_STAKE else gain[row])
+    return float(gain[least] if abs(gain[least]) < abs(gain[row]) else gain[row])
 
 
 def _print(title: str, figures: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
