@@ -42,7 +42,7 @@ _PATIENT = "classifier: {deadline: 30s}"
 _AT_ONCE = 16
 
 
-def prompts(*files: Path, most: int = 2000) -> list[str]:
+def prompts(*files: Path, most: int = 1000) -> list[str]:
     """The prompts of JSON-lines files, packed or not, evenly from each, spread over all of it."""
     found = [list(_read(file)) for file in files]
     each = most // len(files)
@@ -80,7 +80,9 @@ class Judge:
     def features(self, text: str) -> Any:
         """What the proxy would read off a request with this text."""
         client = wire.Client("benchmark")
-        read = wire.read_chat(body("auto", text), {}, client, seen=(), session_header="", reads_text=lambda _: True)
+        read = wire.read_chat(
+            body("auto", text), {}, client, seen=frozenset(), session_header="", keeps_text=lambda _: True
+        )
         return read.features
 
     def doubts(self, features: Any) -> bool:

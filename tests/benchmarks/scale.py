@@ -38,6 +38,7 @@ RATE = 1_000
 """Requests a second at which round trips are counted."""
 _REQUESTS = 600
 _LONG = 2_000
+_AT_ONCE = 2_000
 _ASKED = 3_000
 """Keys and sessions that requests use, however many there are."""
 _BUDGET = "budgets: [{name: day, per: day, scope: key, usd: 1000000}]"
@@ -56,7 +57,7 @@ def fresh(
 
 def store_of(folder: Path) -> redis.Redis:
     """The embedded store of a data folder."""
-    return redis.Redis(unix_socket_path=str(folder / "store" / "store.sock"))
+    return redis.Redis(unix_socket_path=str(folder / "store" / "store.sock"), socket_timeout=120)
 
 
 Wires: TypeAlias = Iterator[bytes]
@@ -88,9 +89,9 @@ def client_keys(url: str, size: int) -> Iterator[tuple[subjects.Subject, Wires]]
     """A proxy that knows this many keys of clients, and is asked with some of them."""
     with fresh(url) as (subject, folder):
         made = [keys.make(f"client-{number}", allowed=("tier/small",)) for number in range(size)]
-        for start in range(0, size, 10_000):
+        for start in range(0, size, _AT_ONCE):
             with store_of(folder).pipeline(transaction=False) as pipe:
-                for key, _ in made[start : start + 10_000]:
+                for key, _ in made[start : start + _AT_ONCE]:
                     pipe.xadd("{tierwise}:keys", {"event": keys.made(key)})
                 pipe.execute()
         texts = [text for _, text in Random(0).sample(made, min(size, _ASKED))]
@@ -121,9 +122,9 @@ def sessions(url: str, size: int) -> Iterator[tuple[subjects.Subject, Wires]]:
         names = [_conversation(body) for body in asked]
         names += [f"{number:024x}" for number in range(len(names), size)]
         told = orjson.dumps(Session("small", "bench-small", 0.2))
-        for start in range(0, size, 10_000):
+        for start in range(0, size, _AT_ONCE):
             with store_of(folder).pipeline(transaction=False) as pipe:
-                for name in names[start : start + 10_000]:
+                for name in names[start : start + _AT_ONCE]:
                     pipe.set(f"{{tierwise}}:session:{name}", told, ex=3600)
                 pipe.execute()
         yield subject, _wires(subject, asked)
@@ -138,7 +139,7 @@ def _next_turn(number: int) -> bytes:
 def _conversation(body: bytes) -> str:
     client = wire.Client(wire.key_id({"authorization": f"Bearer {subjects.KEY}"}))
     return wire.read_chat(
-        body, {}, client, seen=(), session_header="", reads_text=lambda _: False
+        body, {}, client, seen=frozenset(), session_header="", keeps_text=lambda _: False
     ).features.conversation
 
 
