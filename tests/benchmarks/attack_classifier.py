@@ -60,7 +60,7 @@ objective: {keep_quality: 0.97}
 
 
 def main() -> int:
-    """Print the tables; exit code 1 where a style drives more than a tenth up with every defence on."""
+    """Print the tables; exit code 1 where a published style drives more than a tenth up with every defence on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=120, help="how many everyday prompts are attacked")
     parser.add_argument("--artifact", type=Path, default=DEFAULT, help="the artifact to attack")
@@ -91,7 +91,7 @@ def main() -> int:
         args.json.write_text(
             json.dumps({"driven_up": figures, "flipped": flips, "kept": chosen, "cost": cost}, indent=1) + "\n"
         )
-    return int(max(mean for mean, _ in figures["full: all"].values()) > 0.1)
+    return int(max(figures["full: all"][style][0] for style in gadgets.STYLES) > 0.1)
 
 
 class _Uncapped:
