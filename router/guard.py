@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, Final, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
-import httptools
 import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -100,12 +99,14 @@ class Guarded(HttpToolsProtocol):
         parser, scope = self.parser, self.scope
         if parser.should_upgrade() and any(name in _HAS_BODY for name, _ in self.headers):
             raise ValueError("an upgrade with a body")
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
+        raw, _, query = self.url.partition(b"?")
+        if not raw.startswith(b"/"):
+            raw, query = urlsplit(self.url)[2:4]
+        path = raw.decode("ascii")
         scope["method"] = parser.get_method().decode("ascii")
         scope["http_version"] = version = parser.get_http_version()
         scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"], scope["query_string"] = url.path, url.query or b""
+        scope["raw_path"], scope["query_string"] = raw, query
         scope["extensions"] = EXTENSIONS
         before, self.cycle = self.cycle, Cycle(
             scope, self.transport, self.flow, self.logger, self.access_logger, self.access_log,

@@ -239,6 +239,23 @@ async def test_where_there_are_too_many_connections_idle_ones_make_room() -> Non
             writer.transport.abort()
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/", "/"),
+        (b"/a/b?c=d?e", "/a/b"),
+        (b"/a%2Fb%20c", "/a/b c"),
+        (b"//x/a", "//x/a"),
+        (b"http://x/a?b=c", "/a"),
+        (b"http://x:80/a%20b", "/a b"),
+    ],
+)
+async def test_a_target_is_read_in_every_form_it_may_have(target: bytes, path: str) -> None:
+    async with serving(idle="1s") as site, talking(site) as client:
+        await client.say(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert f'"path":"{path}"'.encode() in await client.hear()
+
+
 WHOLE_POST = b"POST /whole HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-one: two\r\n\r\n"
 
