@@ -11,7 +11,7 @@ chance, and moving after each difference would throw away every prefix. How long
 itself: where turns vary as much as they last on average (exponential ones), n take n turns, give or take the root of n.
 
 A prefix cache is full, so what is computed anew in it throws out as much, of which the share that is hit will be
-computed anew as well: a lost prefix costs that much more.
+computed anew as well: a session's lost prefix costs that much more. A new conversation brings what others share.
 
 `python -m tests.benchmarks.fleet --sensitivity` shows how little depends on each constant here.
 """
@@ -27,11 +27,12 @@ from policies.objective import TYPICAL_OUTPUT_OTHERWISE
 from policies.schema import Backend
 from policies.values import EngineView, Features, Session, View
 
-RUNNING_MS = 5.0
-"""How much later the next request begins for each one at work, which may be in its prefill just then.
+RUNNING_MS = 15.0
+"""How much later the next request begins for each one at work.
 
 A 7B model in 4 bits on an L4 computes a prompt of 1,000 tokens in 280 ms and an answer of 300 in 8 s
-(`policies.sizing`): each request at work is in its prefill 3.5% of the time, with 140 ms of it to go on average.
+(`policies.sizing`): each request at work is in its prefill 3.5% of the time, with 140 ms of it to go, which makes 5 ms;
+and it stretches the whole answer by 100 ms. On the simulated fleet 5 costs time to the tail, 60 costs cache hits.
 """
 
 CROWD = 16
@@ -125,7 +126,7 @@ def standpoints(
         if kv_use[place] > PRESSED:
             wait += PREEMPTION_MS * min(1.0, (kv_use[place] - PRESSED) / (1 - PRESSED))
         lost_ms, lost_usd = _loss(prices[backend.name], engine, warmest - warm[place])
-        displaced = 1 + min(1.0, hit[place])
+        displaced = 1 + min(1.0, hit[place]) if session is not None else 1.0
         lost_ms, lost_usd = lost_ms * displaced * (1 + waiting[place]), lost_usd * displaced
         full = ours >= backend.max_in_flight
         found.append(Standpoint(backend.name, full, wait, error, warm[place], lost_ms, lost_usd))

@@ -135,7 +135,7 @@ def test_a_lost_prefix_costs_what_it_throws_out_too() -> None:
         told = {name: EngineView(prefix_hit_rate=hit_rate) for name in ("a", "b")}
         dear = TokenPrice(input_usd_per_mtok=10, output_usd_per_mtok=10, cached_input_usd_per_mtok=0)
         some = [backend(name, cost=dear) for name in ("a", "b")]
-        cold = standpoints(some, PROMPT, a_view(engines=told, warm={"b": 5_000}), None)[0]
+        cold = standpoints(some, replace(PROMPT, input_tokens=5_090), a_view(engines=told), OWN)[0]
         return cold.lost_ms, cold.lost_usd
 
     assert lost(None) == (pytest.approx(1_000), pytest.approx(0.05))
