@@ -71,6 +71,7 @@ class RedisStore:
         self._client: Any = open_client(url)
         self._tag = f"{{{prefix}}}"
         self._retention = int(retention.total_seconds())
+        self._asking: set[asyncio.Task[Any]] = set()
         self._sessions: OrderedDict[str, tuple[Session | None, float]] = OrderedDict()
         self._unsaved: dict[str, tuple[Session, int]] = {}
         self._spend: dict[int, tuple[int, ...]] = {}
@@ -129,14 +130,24 @@ class RedisStore:
             return known[0]
         if not conversation or turns < 2 or self._problem:
             return None
-        try:
-            async with asyncio.timeout(DATA_PATH_SECONDS):
-                text = await self._ask(self._client.get(self._key("session", conversation)), _BACKGROUND_SECONDS)
-        except (StoreAway, TimeoutError):
+        getting = self._client.get(self._key("session", conversation))
+        asking = asyncio.create_task(self._ask(getting, _BACKGROUND_SECONDS))
+        self._asking.add(asking)
+        asking.add_done_callback(self._let_go)
+        # Not by a timeout, whose cancelling would wait for the client library to put its connection away.
+        answered, _ = await asyncio.wait((asking,), timeout=DATA_PATH_SECONDS)
+        if not answered or asking.cancelled() or asking.exception() is not None:
+            asking.cancel()
             return None
+        text = asking.result()
         session = Session(**orjson.loads(text)) if text else None
         self._keep(conversation, session, self._trust)
         return session
+
+    def _let_go(self, asking: asyncio.Task[Any]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()
 
     def remember(self, conversation: str, session: Session, ttl: timedelta) -> None:
         """Remember a session here at once, and in the store with the next `tick`."""

@@ -120,7 +120,9 @@ async def test_a_paused_store_keeps_no_request_waiting(server: Server, tmp_path:
             store.remember(f"talk{i}", Session("small", "qwen"), timedelta(hours=1))
             record(ledger, i, i + 1)
             waits.append(time.perf_counter() - began)
-        assert max(waits) < DATA_PATH_SECONDS + RESERVE_SECONDS + 0.1, "one request waits for the bounds"
+        assert max(waits) < DATA_PATH_SECONDS + RESERVE_SECONDS + 1.0, (
+            "one request waits for the bounds, on a busy machine"
+        )
         assert sum(wait > DATA_PATH_SECONDS / 2 for wait in waits) <= 1, "and no other waits at all"
         assert not store.ready
         closed = await store.reserve("r", [_claim("fail_closed")], timedelta(minutes=1))
