@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
         draw_figures(judged, confusion, args.plot)
     if not args.json:
-        _print(Console(), goals, confusion)
+        show(Console(), goals, confusion)
     return {"look": args.look, "seed": args.seed, "figures": figures.plain(goals), "confusion": confusion}
 
 
@@ -80,6 +80,8 @@ def _all(
         confusion.update(report["confusion"])
         yield figures.domain_goal(report)
         yield from figures.attacked(artifact, encoders["static"], encoders["full"], _everyday(args.data))
+    else:
+        print("domains and attacks are not measured: no row of --data states its domain", file=sys.stderr)
     everyday = tabulate(read([EVERYDAY]), look, work / "everyday", told)
     space = "" if args.look == "lexical" else look[args.look].name
     folds = Folds(work / "folds", args.look, space, Settings(seed=args.seed), told)
@@ -163,7 +165,8 @@ def _needs_second() -> Any:
     return needed
 
 
-def _print(console: Any, goals: list[Goal], confusion: dict[str, dict[str, int]]) -> None:
+def show(console: Any, goals: list[Goal], confusion: dict[str, dict[str, int]]) -> None:
+    """Print the goals as a table, and which domains are taken for which."""
     from rich.table import Table as Grid
 
     from router.cli.evaluate import print_confusion

@@ -118,6 +118,25 @@ def test_standard_errors_cover_or_do_not(found: list[Goal | Judged]) -> None:
     assert evaluate.coverage(wide, 10)["value"] > 0.9
 
 
+def test_the_table_says_what_is_wanted_and_reached(found: list[Goal | Judged]) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from router.cli.figures import show
+
+    out = StringIO()
+    value = {"value": 0.5, "low": 0.4, "high": 0.6}
+    made = [Goal("one", "first", value, "at least", 0.7), Goal("one", "second", value, "above", 0.1, "of 9 rows")]
+    show(Console(file=out, width=160), [*made, *(g for g in found if isinstance(g, Goal))], {"chat": {"chat": 3}})
+    lines = [line.split("│") for line in out.getvalue().splitlines()]
+    first, second = (next(line for line in lines if len(line) > 4 and name in line[2]) for name in ("first", "second"))
+    assert [cell.strip() for cell in first[1:6]] == ["one", "first", "0.500 [0.400, 0.600]", "≥ 0.7", "no"]
+    assert [cell.strip() for cell in second[1:7]] == ["", "second", "0.500 [0.400, 0.600]", "> 0.1", "yes", "of 9 rows"]
+    assert "negative control" in out.getvalue()
+    assert "confusion" in out.getvalue()
+
+
 def test_pictures(found: list[Goal | Judged], tmp_path: Path) -> None:
     from classifiers.plots import draw, draw_figures
 
