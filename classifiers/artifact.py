@@ -22,7 +22,7 @@ from classifiers.heads import TREE_DEPTH, Heads
 from classifiers.ngrams import SIZE
 from policies.values import DOMAINS, KEPT
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout; another one is refused."""
 
 DEFAULT = Path(__file__).parent / "artifacts" / "default"
@@ -37,8 +37,8 @@ def default_artifact() -> Path:
 _ARRAYS = "heads.safetensors"
 _MANIFEST = "manifest.json"
 _PARTS = (
-    "table", "weights", "projection", "features", "thresholds", "leaves", "centroids", "means", "scale", "shift",
-    "reach", "spread", "noise", "shared", "enough",
+    "table", "plain", "weights", "projection", "features", "thresholds", "leaves", "centroids", "means", "places",
+    "scale", "shift", "reach", "spread", "noise", "shared", "enough",
 )  # fmt: skip
 
 
@@ -165,7 +165,6 @@ def _array(heads: Heads, part: str) -> NDArray[Any]:
 
 
 def _heads(look: str, arrays: Mapping[str, NDArray[Any]], folder: Path) -> Heads:
-    arrays = _with_errors(look, arrays)
     for part in _PARTS:
         if f"{look}.{part}" not in arrays:
             raise ArtifactError(f"{folder / _ARRAYS}: head {look}.{part} is missing; train the artifact again")
@@ -173,22 +172,12 @@ def _heads(look: str, arrays: Mapping[str, NDArray[Any]], folder: Path) -> Heads
     return Heads(**parts | {"table": parts["table"].astype(np.float32)})
 
 
-def _with_errors(look: str, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-    """An older artifact's arrays, with a quarter of the variance taken as each model's own and the rest as shared."""
-    noise = arrays.get(f"{look}.noise")
-    if noise is None or f"{look}.shared" in arrays:
-        return arrays
-    kept = np.tile(np.array(KEPT, np.float32)[:, None, None], (1, noise.shape[1], noise.shape[1]))
-    mean = np.sqrt(0.75) * np.tile(np.median(noise, axis=1, keepdims=True), (1, noise.shape[1]))
-    parts = {"noise": noise / 2, "shared": mean.astype(np.float32), "enough": kept}
-    return {**arrays, **{f"{look}.{part}": value for part, value in parts.items()}}
-
-
 def _check_heads(look: str, heads: Heads, artifact: Artifact, where: str) -> None:
     depth = len(heads.weights)
     width, trees = depth // 2 - len(LEXICAL) - 1, len(heads.features)
     shapes = {
         "table": (SIZE if look == "lexical" else 0, len(artifact.models) + len(DOMAINS)),
+        "plain": (2 * len(LEXICAL) + 2 if look == "lexical" else 0, len(artifact.models)),
         "weights": (depth, len(artifact.models) + len(DOMAINS)),
         "projection": (width, heads.projection.shape[-1]),
         "features": (trees, 2**TREE_DEPTH - 1),
@@ -201,7 +190,8 @@ def _check_heads(look: str, heads: Heads, artifact: Artifact, where: str) -> Non
         "shared": (2, len(artifact.models)),
         "enough": (len(KEPT), len(artifact.models), len(artifact.models)),
         "reach": (3,),
-        "centroids": (len(heads.centroids), heads.centroids.shape[-1]),
+        "centroids": (len(heads.centroids), width),
+        "places": (len(heads.places), width + len(LEXICAL) if width else 0),
         "means": (len(heads.centroids), len(artifact.models)),
     }
     for part, shape in shapes.items():

@@ -134,10 +134,5 @@ class OnnxEncoder:
 
     def _vector(self, text: str) -> Vectors:
         ids = [self._pieces.start, *self._pieces.pieces(text), self._pieces.end]
-        vector: Vectors = self.run(np.array([ids]))[0]
+        vector: Vectors = self._session.run(None, {"input_ids": np.array([ids])})[0][0]
         return vector
-
-    def run(self, ids: NDArray[np.int64]) -> Vectors:
-        """Vectors of rows of piece ids, markers included, all of one length: what distillation feeds."""
-        vectors: Vectors = self._session.run(None, {"input_ids": ids})[0]
-        return vectors

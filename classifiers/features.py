@@ -285,7 +285,7 @@ LEXICAL: Final = (
     "options", "option_length", "numeric_options", "question", "wh_word", "imperative", "numbers", "negation",
     "quotes", "blank", "sentence_length", "long_words", "variety", "function_words", "names", "first_person",
     "second_person", "years", "commas", "brackets", "option_spread", "option_overlap", "longest_word", "number_size",
-    "statements", "hyphens",
+    "statements", "hyphens", "relations", "decimals",
 )  # fmt: skip
 """Names of the lexical features, in the order of `lexical`'s columns."""
 
@@ -308,6 +308,11 @@ _FIRST: Final = frozenset(["I", "i", "my", "me", "My", "we", "We", "our", "us"])
 _SECOND: Final = frozenset(["you", "your", "You", "Your", "please", "Please"])
 _YEAR: Final = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
 _STATEMENT: Final = re.compile(r"\b(?:both|only|all of|statement|neither|following)\b", re.IGNORECASE)
+_RELATION: Final = frozenset([
+    "as", "than", "times", "twice", "thrice", "half", "halves", "double", "doubles", "doubled", "triple", "triples",
+    "tripled", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths",
+])  # fmt: skip
+_DECIMAL: Final = re.compile(r"\.\d")
 _CLASS: Final = np.zeros((256, 5))
 _CLASS[48:58, 0] = 1
 _CLASS[65:91, 1] = 1
@@ -388,4 +393,6 @@ def _wording(text: str, counts: NDArray[np.int64]) -> list[float]:
         log1p(max(map(len, numbers))) / 2.5 if numbers else 0.0,
         len(_STATEMENT.findall(text)) / 4.0,
         int(counts[45]) / count * 8.0,
+        log1p(sum(w in _RELATION for w in words)) / 1.5,
+        log1p(len(_DECIMAL.findall(text))) / 1.5,
     ]

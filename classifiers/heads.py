@@ -1,9 +1,10 @@
 """The trained heads of a look, as arrays: vectors in, logits with standard errors out. Numpy only.
 
 Members answer for a look, and their mean logit counts: a linear head over the look's vector and the lexical facts; one
-over the text's hashed n-grams and the same facts; boosted trees over a projection of the vector and the facts; and the
-mean success of the nearest clusters of training prompts, which counts the less the farther they are. The lexical look,
-which has no encoder, has the second and third. Domains come from the linear heads.
+over the text's hashed n-grams and the same facts; boosted trees over a projection of the vector and the facts; the
+mean success of the nearest clusters of training prompts, which counts the less the farther they are; and a plain head
+over the facts alone, which counts the more. The lexical look, which has no encoder, has the second, third and last.
+Domains come from the linear heads.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class Heads:
     """Arrays of one look; ``d`` its encoder's vector length (0 for the lexical look), D = d + lexical facts + 1.
 
     Linear: ``weights`` (D, columns), and in the lexical look alone ``table`` (n-grams, columns); columns are models,
-    then domains. Trees: ``projection`` (d, k) of the vector before the facts, ``features`` and ``thresholds`` (trees,
-    2^depth − 1), ``leaves`` (trees × 2^depth, models). Clusters: ``centroids`` (clusters, d + lexical facts) of length
-    1, ``means`` (clusters, models) in logits. ``scale`` and ``shift`` (models,) calibrate the mean logit (Platt).
+    then domains. In the lexical look alone, ``plain`` (2 · (lexical facts + 1), models). Trees: ``projection`` (d, k)
+    of the vector before the facts, ``features`` and ``thresholds`` (trees, 2^depth − 1), ``leaves`` (trees × 2^depth,
+    models). Clusters: ``centroids`` (clusters, d) of length 1, ``means`` (clusters, models) in logits. ``scale`` and
+    ``shift`` (models,) calibrate the mean logit (Platt).
 
-    ``reach`` holds three cosines to the nearest centroid: below the first a prompt is out of distribution, between the
+    ``places`` (clusters, d + lexical facts), of length 1, are where training prompts stood, by vector and facts;
+    ``reach`` holds three cosines to the nearest of them: below the first a prompt is out of distribution, between the
     second and the third its familiarity rises from 0 to 1. Errors: ``spread`` (D, rank) is a factor of the posterior
     covariance of a model's logit, whose variance at x is |x @ spread|²; ``noise`` and ``shared`` (2, models) the
     standard deviations of a logit's error that the posterior does not see, the model's own and the one that all models
@@ -52,6 +55,7 @@ class Heads:
     """
 
     table: Array
+    plain: Array
     weights: Array
     projection: Array
     features: NDArray[np.int32]
@@ -59,6 +63,7 @@ class Heads:
     leaves: Array
     centroids: Array
     means: Array
+    places: Array
     scale: Array
     shift: Array
     reach: Array
@@ -151,17 +156,19 @@ def predict(looks: Mapping[str, Heads], look: str, vectors: Array, facts: Array,
     """What ``look`` says of ``n`` prompts. The lexical look has ``vectors`` of shape (n, 0)."""
     heads = looks[look]
     models = len(heads.scale)
-    words = linear_logits(looks["lexical"], design("lexical", vectors[:, :0], facts), grams)
-    x = design(look, vectors, facts)
+    lexical = design("lexical", vectors[:, :0], facts)
+    words, plain = linear_logits(looks["lexical"], lexical, grams), lexical @ looks["lexical"].plain
+    x = lexical if look == "lexical" else design(look, vectors, facts)
     grown = tree_logits(tree_input(vectors, facts, heads.projection), heads.features, heads.thresholds, heads.leaves)
-    known, nearest = cluster_logits(x, heads.centroids, heads.means)
+    nearest = closeness(x, heads.places)
     familiar = familiarity(nearest, heads.reach)
     domains = words[:, models:]
     if look == "lexical":
-        logits = combine(words[:, :models], grown)
+        logits = combine(words[:, :models], grown, plain=plain)
     else:
         own = linear_logits(heads, x, ())
-        logits = combine(words[:, :models], grown, own[:, :models], near=known, familiar=familiar)
+        near = cluster_logits(vectors, heads.centroids, heads.means)
+        logits = combine(words[:, :models], grown, own[:, :models], plain=plain, near=near, familiar=familiar)
         domains = NGRAM_DOMAINS * domains + (1.0 - NGRAM_DOMAINS) * own[:, models:]
     return Prediction(
         logits=logits * heads.scale + heads.shift,
@@ -172,15 +179,16 @@ def predict(looks: Mapping[str, Heads], look: str, vectors: Array, facts: Array,
     )
 
 
-def cluster_logits(x: Array, centroids: Array, means: Array) -> tuple[Array, Array]:
-    """Mean logits (n, models) of the clusters near each prompt, and the cosine (n,) to the nearest centroid.
+def cluster_logits(vectors: Array, centroids: Array, means: Array) -> Array:
+    """Mean logits (n, models) of the clusters near each vector."""
+    return softmax(np.float32(NEARNESS) * (vectors @ centroids.T)) @ means
 
-    ``x`` is a look's dense input (see `design`), of which clusters read the vector and the facts.
-    """
-    if not len(centroids):
-        return np.zeros((len(x), means.shape[1]), np.float32), np.ones(len(x), np.float32)
-    cosine = directions(x, centroids.shape[1]) @ centroids.T
-    return softmax(np.float32(NEARNESS) * cosine) @ means, cosine.max(axis=1)
+
+def closeness(x: Array, places: Array) -> Array:
+    """The cosine (n,) of each row of a look's dense input (see `design`) to the nearest place; 1 without places."""
+    if not len(places):
+        return np.ones(len(x), np.float32)
+    return np.asarray((directions(x, places.shape[1]) @ places.T).max(axis=1), np.float32)
 
 
 def directions(x: Array, width: int) -> Array:
@@ -195,7 +203,7 @@ def posterior_variance(x: Array, spread: Array) -> Array:
 
 
 def familiarity(nearest: Array, reach: Array) -> Array:
-    """How much a prompt is like the training data (n,), 0..1, by its cosine to the nearest centroid."""
+    """How much a prompt is like the training data (n,), 0..1, by its `closeness`."""
     rise = (nearest - reach[1]) / np.maximum(reach[2] - reach[1], np.float32(1e-6))
     return np.asarray(np.clip(rise, 0.0, 1.0), np.float32)
 
@@ -205,15 +213,24 @@ def blend(familiar: Array, noise: Array) -> Array:
     return np.asarray(noise[0] + familiar[:, None] * (noise[1] - noise[0]), np.float32)
 
 
-def combine(*members: Array, near: Array | None = None, familiar: Array | None = None) -> Array:
-    """The members' mean logit, the clusters' counting as much as they are familiar."""
+PLAIN = 4.0
+"""Members' worth that the plain head counts for where nothing is familiar."""
+
+
+def combine(*members: Array, plain: Array, near: Array | None = None, familiar: Array | None = None) -> Array:
+    """The members' mean logit: clusters count as far as a prompt is familiar, the plain head as far as it is strange.
+
+    Strangeness is the cube of what familiarity lacks, small within the training data. Where familiarity is unknown, the
+    plain head counts as one of the members.
+    """
     total = members[0]
     for member in members[1:]:
         total = total + member
     if near is None or familiar is None:
-        return np.asarray(total * np.float32(1.0 / len(members)), np.float32)
-    weight = familiar[:, None]
-    return np.asarray((total + weight * near) / (len(members) + weight), np.float32)
+        return np.asarray((total + plain) * np.float32(1.0 / (len(members) + 1)), np.float32)
+    strange = (1 - familiar[:, None]) ** 3
+    total = total + (1 - strange) * near + np.float32(PLAIN) * strange * plain
+    return np.asarray(total / (len(members) + 1 - strange + np.float32(PLAIN) * strange), np.float32)
 
 
 def sigmoid(z: Array) -> Array:

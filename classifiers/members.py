@@ -21,6 +21,7 @@ from classifiers.fit import Design, Penalty, fit_logistic, platt
 from classifiers.heads import (
     NEARNESS,
     Array,
+    closeness,
     cluster_logits,
     combine,
     design,
@@ -63,6 +64,7 @@ class Settings:
     seed: int = 0
     lexical: Penalty = field(default_factory=lambda: Penalty(2.0, 4.0))
     vector: Penalty = field(default_factory=lambda: Penalty(10.0, 20.0))
+    plain: Penalty = field(default_factory=lambda: Penalty(2.0, 10.0))
     growth: Growth = field(default_factory=Growth)
     domain_penalty: float = 10.0
     ngram_domain_penalty: float = 0.3
@@ -73,7 +75,10 @@ class Settings:
 
     def penalty(self, look: str, rows: int) -> Penalty:
         """The penalty of a look's success heads for that many scored rows."""
-        base = self.lexical if look == "lexical" else self.vector
+        return self.scaled(self.lexical if look == "lexical" else self.vector, rows)
+
+    def scaled(self, base: Penalty, rows: int) -> Penalty:
+        """A penalty for that many scored rows."""
         factor = sqrt(max(rows, 100) / 7000)
         return Penalty(base.shared * factor, base.own * factor)
 
@@ -134,10 +139,12 @@ class Member:
     """What is fitted for one look on one set of rows, before calibration: see `heads.Heads` for the parts."""
 
     linear: Array
+    plain: Array
     projection: Array
     trees: Trees
     centroids: Array
     means: Array
+    places: Array
     reach: Array
 
 
@@ -197,30 +204,33 @@ def held_out(
         for start in range(0, len(test), BLOCK):
             at = test[start : start + BLOCK]
             words = design_of(data.rows, "lexical", at) @ members["lexical"].linear
+            plain = _facts_of(data.rows, at) @ members["lexical"].plain
             for look, member in members.items():
-                found[look].logits[at], found[look].familiar[at] = _answer(member, data.rows, look, at, words)
+                found[look].logits[at], found[look].familiar[at] = _answer(member, data.rows, look, at, words, plain)
     return found
 
 
-def _answer(member: Member, table: Table, look: str, at: Rows, words: Array) -> tuple[Array, Array]:
+def _answer(member: Member, table: Table, look: str, at: Rows, words: Array, plain: Array) -> tuple[Array, Array]:
     """A member's uncalibrated logits and familiarity, as `heads.predict` makes them."""
     vectors, trees = vectors_of(table, look, at), member.trees
     x = tree_input(vectors, table.facts[at], member.projection)
     grown = tree_logits(x, trees.features, trees.thresholds, trees.leaves)
     if look == "lexical":
-        return combine(words, grown), np.ones(len(at), np.float32)
+        return combine(words, grown, plain=plain), np.ones(len(at), np.float32)
     dense = design_of(table, look, at)
-    near, nearest = cluster_logits(dense, member.centroids, member.means)
-    familiar = familiarity(nearest, member.reach)
-    return combine(words, grown, dense @ member.linear, near=near, familiar=familiar), familiar
+    near = cluster_logits(vectors, member.centroids, member.means)
+    familiar = familiarity(closeness(dense, member.places), member.reach)
+    return combine(words, grown, dense @ member.linear, plain=plain, near=near, familiar=familiar), familiar
 
 
 def fit_member(data: Corpus, look: str, rows: Rows, settings: Settings) -> Member:
     """Fit one look on those scored rows and the everyday prompts."""
     return Member(
         fit_success(data, look, rows, settings),
+        fit_plain(data, rows, settings) if look == "lexical" else np.zeros((0, len(data.models)), np.float32),
         *_fit_trees(data, look, rows, settings),
         *_fit_clusters(data, look, rows, settings),
+        *_fit_places(data, look, rows, settings),
     )
 
 
@@ -242,6 +252,34 @@ def fit_success(data: Corpus, look: str, rows: Rows, settings: Settings) -> Arra
         mean = fitted if mean is None else mean + (fitted - mean) / np.float32(shard + 1)
     assert mean is not None
     return mean
+
+
+def fit_plain(data: Corpus, rows: Rows, settings: Settings) -> Array:
+    """Weights (2 · (lexical facts + 1), models) of the facts alone, each task with an intercept of its own.
+
+    What sets tasks apart is left to those intercepts, which are dropped: the weights say what makes a prompt harder
+    than others of its kind, and that holds best on kinds never seen.
+    """
+    rows = spread(rows, SAMPLE)
+    parts = [(data.rows, rows), (data.everyday, np.arange(len(data.everyday)))]
+    tasks = np.concatenate([np.array(data.rows.tasks)[rows], [f"everyday/{task}" for task in data.everyday.tasks]])
+    names, place = np.unique(tasks, return_inverse=True)
+    x = sparse.hstack(
+        [
+            sparse.csr_matrix((np.ones(len(tasks), np.float32), (np.arange(len(tasks)), place))),
+            sparse.csr_matrix(np.concatenate([_facts_of(table, at) for table, at in parts])),
+        ],
+        format="csr",
+    )
+    y = np.concatenate([table.scores[at] for table, at in parts])
+    weights = np.isfinite(y) * np.concatenate([table.weights[at] for table, at in parts])[:, None]
+    block = (x, np.nan_to_num(y), weights.astype(np.float32))
+    penalty = settings.scaled(settings.plain, len(rows))
+    return fit_logistic(lambda: iter([block]), x.shape[1], len(data.models), penalty, settings.iterations)[len(names) :]
+
+
+def _facts_of(table: Table, rows: Rows) -> Array:
+    return design("lexical", np.zeros((len(rows), 0), np.float32), table.facts[rows])
 
 
 def _blocks(look: str, parts: Sequence[tuple[Table, Rows, np.float32]]) -> Iterator[tuple[Design, Array, Array]]:
@@ -282,29 +320,46 @@ def _components(vectors: Array, count: int) -> Array:
     return np.asarray(found * signs, np.float32)
 
 
-def _fit_clusters(data: Corpus, look: str, rows: Rows, settings: Settings) -> tuple[Array, Array, Array]:
-    """Centroids (k-means, everyday prompts included), each cluster's shrunken mean success as logits, and the reach."""
+def _fit_clusters(data: Corpus, look: str, rows: Rows, settings: Settings) -> tuple[Array, Array]:
+    """Clusters' centroids by their vectors, everyday prompts included, and their shrunken mean success as logits."""
     if look == "lexical":
-        models = len(data.models)
-        return np.zeros((0, 0), np.float32), np.zeros((0, models), np.float32), np.array([-1, 0, 1], np.float32)
-    from sklearn.cluster import MiniBatchKMeans
-
+        return np.zeros((0, 0), np.float32), np.zeros((0, len(data.models)), np.float32)
     rows = spread(rows, SAMPLE)
     everyday = np.arange(len(data.everyday))
-    dense = np.concatenate([design_of(data.rows, look, rows), design_of(data.everyday, look, everyday)])
-    places = directions(dense, data.rows.vectors[look].shape[1] + data.rows.facts.shape[1])
+    vectors = np.concatenate([vectors_of(data.rows, look, rows), vectors_of(data.everyday, look, everyday)])
     y = np.concatenate([data.rows.scores[rows], data.everyday.scores[everyday]])
     weights = np.isfinite(y) * np.concatenate([data.rows.weights[rows], data.everyday.weights])[:, None]
-    count = max(1, min(CLUSTERS, len(places) // 6))
-    model = MiniBatchKMeans(count, random_state=settings.seed, n_init=1, batch_size=2048).fit(places)
-    centroids = directions(np.asarray(model.cluster_centers_, np.float32), places.shape[1])
-    cosine = places @ centroids.T
-    near = softmax(np.float32(NEARNESS) * cosine)
+    centroids = _centroids(vectors, settings)
+    near = softmax(np.float32(NEARNESS) * (vectors @ centroids.T))
     overall = (np.nan_to_num(y) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
     mean = (near.T @ (np.nan_to_num(y) * weights) + settings.shrink * overall) / (near.T @ weights + settings.shrink)
     mean = np.clip(mean, 0.01, 0.99)
-    reach = np.quantile(cosine.max(axis=1), [0.005, 0.05, 0.95])
-    return centroids, np.log(mean / (1 - mean)).astype(np.float32), reach.astype(np.float32)
+    return centroids, np.log(mean / (1 - mean)).astype(np.float32)
+
+
+def _fit_places(data: Corpus, look: str, rows: Rows, settings: Settings) -> tuple[Array, Array]:
+    """Where prompts stood, by vector and facts, and the reach (see `heads.Heads`).
+
+    Apart from `_fit_clusters`: facts tell a strange kind of prompt better, and the success of what is near worse.
+    """
+    if look == "lexical":
+        return np.zeros((0, 0), np.float32), np.array([-1, 0, 1], np.float32)
+    rows = spread(rows, SAMPLE)
+    everyday = np.arange(len(data.everyday))
+    dense = np.concatenate([design_of(data.rows, look, rows), design_of(data.everyday, look, everyday)])
+    stood = directions(dense, data.rows.vectors[look].shape[1] + data.rows.facts.shape[1])
+    places = _centroids(stood, settings)
+    reach = np.quantile((stood @ places.T).max(axis=1), [0.005, 0.05, 0.95])
+    return places, reach.astype(np.float32)
+
+
+def _centroids(points: Array, settings: Settings) -> Array:
+    """Centres (clusters, d) of length 1, by k-means."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    count = max(1, min(CLUSTERS, len(points) // 6))
+    model = MiniBatchKMeans(count, random_state=settings.seed, n_init=1, batch_size=2048).fit(points)
+    return directions(np.asarray(model.cluster_centers_, np.float32), points.shape[1])
 
 
 def vectors_of(table: Table, look: str, rows: Rows) -> Array:

@@ -97,6 +97,7 @@ def _extend(artifact: Artifact, look: str, table: Table, new: list[str]) -> Head
     return replace(
         heads,
         table=columns(heads.table, heads.table[:, :known].astype(np.float32) @ raw),
+        plain=columns(heads.plain, heads.plain @ raw),
         weights=columns(heads.weights, heads.weights[:, :known] @ raw),
         leaves=columns(heads.leaves, heads.leaves @ raw),
         means=columns(heads.means, heads.means @ raw),

@@ -1,21 +1,20 @@
-"""The first look: one vector per word piece, distilled once from the full encoder, averaged. No transformer runs."""
+"""The first look: one vector per word piece, taken once from the full encoder, averaged. No transformer runs."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.encoder import Vectors, WordPieces, word_pieces
+from classifiers.encoder import Vectors, word_pieces
 
-if TYPE_CHECKING:
-    from classifiers.encoder import OnnxEncoder
+RARITY = 3e-4
+"""The a of the SIF weights a / (a + p) of a piece with probability p (Arora et al., 2017)."""
 
 
 ROWS_KEPT = 4096
@@ -23,7 +22,7 @@ ROWS_KEPT = 4096
 
 
 class StaticEncoder:
-    """Means of weighted piece vectors (after model2vec), read from a table on disk."""
+    """Means of weighted piece vectors, read from a table on disk."""
 
     def __init__(self, table: Path, tokenizer: Path, name: str) -> None:
         """Open ``table``, an ``.npy`` file of shape (pieces, dimension) in float16.
@@ -55,16 +54,15 @@ def _read_row(file: int, width: int, start: int, piece: int) -> bytes:
     return os.pread(file, width, start + piece * width)
 
 
-def distil(encoder: OnnxEncoder, pieces: WordPieces, progress: Callable[[float], None]) -> NDArray[Any]:
-    """The table: each piece's vector alone, centred, weighted by Zipf's law on its rank; about half a minute."""
-    ids = np.stack(
-        [np.full(pieces.size, pieces.start), np.arange(pieces.size), np.full(pieces.size, pieces.end)], axis=1
-    )
-    vectors = np.empty((pieces.size, encoder.dimension), np.float32)
-    for first in range(0, pieces.size, 64):
-        vectors[first : first + 64] = encoder.run(ids[first : first + 64])
-        progress(first / pieces.size)
+def distil(embeddings: NDArray[np.float32]) -> NDArray[np.float16]:
+    """The table, from the encoder's word embeddings (pieces, dimension): of length 1, centred, weighted by rarity.
+
+    Pieces stand in the vocabulary in order of frequency, so Zipf's law gives their probabilities. That the encoder's
+    input embeddings serve better than its outputs for single pieces is measured in the README.
+    """
+    vectors = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     vectors -= vectors.mean(axis=0)
-    probability = 1 / np.arange(2, pieces.size + 2)
+    probability = 1 / np.arange(2, len(vectors) + 2)
     probability /= probability.sum()
-    return (vectors * (1e-4 / (1e-4 + probability))[:, None]).astype(np.float16)
+    table: NDArray[np.float16] = (vectors * (RARITY / (RARITY + probability))[:, None]).astype(np.float16)
+    return table

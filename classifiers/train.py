@@ -12,7 +12,7 @@ from scipy import sparse  # type: ignore[import-untyped]
 
 from classifiers import labels, metrics
 from classifiers.artifact import Artifact
-from classifiers.datasets import Row, read
+from classifiers.datasets import Row, read, sha256
 from classifiers.embed import Encodes, Progress, Table
 from classifiers.errors import fit_errors
 from classifiers.features import from_text
@@ -20,6 +20,7 @@ from classifiers.fit import fit_softmax, posterior_spread
 from classifiers.heads import Array, Heads, blend, design, posterior_variance
 from classifiers.keeping import enough
 from classifiers.members import (
+    EVERYDAY,
     SAMPLE,
     Corpus,
     Held,
@@ -45,6 +46,7 @@ LICENCES = {
     "mmlu_two_models": "Apache-2.0 (RouteLLM's response files)",
     "gsm8k_two_models": "Apache-2.0 (RouteLLM's response files)",
     "user_prompts": "Apache-2.0 (Arena-Hard v2.0)",
+    "domain_prompts": "Apache-2.0 (written for this project)",
 }
 """Where the default artifact's data are from, by file name without its endings."""
 
@@ -69,7 +71,7 @@ def train(
     Deterministic given the rows and the seed.
     Raises `ValueError` when no row has a score.
     """
-    settings = settings or Settings()
+    settings, about = settings or Settings(), about or {}
     data = corpus(rows, encoders, work, progress)
     judged = _judged(data)
     near = held_out(judged, fold_of(judged.rows.ids, settings.seed), settings, progress)
@@ -84,7 +86,8 @@ def train(
         encoders={look: encoder.name for look, encoder in encoders.items()},
         heads=heads,
         about={
-            **(about or {}),
+            **about,
+            "data": {**about.get("data", {}), EVERYDAY.name: sha256(EVERYDAY)},
             "seed": settings.seed,
             "rows": len(data.rows),
             "benchmarks": benchmarks(data.rows),
@@ -101,7 +104,7 @@ def train_default(
     about: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Train the artifact that ships with the package, from the shared data's files."""
-    licences = {path.name: LICENCES.get(path.name.split(".")[0], "unknown") for path in paths}
+    licences = {path.name: LICENCES.get(path.name.split(".")[0], "unknown") for path in [*paths, EVERYDAY]}
     return train(
         with_stems(read(paths)), encoders, work, progress=progress, about={**(about or {}), "licences": licences}
     )
@@ -172,6 +175,7 @@ def _heads(
     shared, own = _errors(table, look, data.looks[-1], (far, near), measured, scale, shift)
     heads = Heads(
         table=weights[: SIZE if look == "lexical" else 0],
+        plain=member.plain,
         weights=weights[SIZE:] if look == "lexical" else weights,
         projection=member.projection,
         features=member.trees.features,
@@ -179,6 +183,7 @@ def _heads(
         leaves=member.trees.leaves,
         centroids=member.centroids,
         means=member.means,
+        places=member.places,
         scale=scale,
         shift=shift,
         reach=member.reach,

@@ -14,12 +14,13 @@ from classifiers import evaluate, members, metrics, prepare
 from classifiers.artifact import DEFAULT, load
 from classifiers.boost import Growth
 from classifiers.classifier import Classifier, Target
-from classifiers.datasets import read
+from classifiers.datasets import read, sha256
 from classifiers.embed import tabulate
 from classifiers.evaluate import Prices
 from classifiers.features import extract, from_text
 from classifiers.figures import Goal, goals
 from classifiers.folds import Folds
+from classifiers.members import EVERYDAY as TRAINED
 from policies.values import Signals
 from router.cli import main
 from router.cli.evaluate import prices_in
@@ -52,8 +53,6 @@ def test_domains_of_everyday_prompts(classifier: Classifier, look: Any, floor: f
 
 
 def test_evaluation_prompts_are_not_trained_on() -> None:
-    from classifiers.members import EVERYDAY as TRAINED
-
     def plain(path: Path) -> set[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
         return {json.loads(line)["prompt"].lower().strip(" ?!.") for line in lines}
@@ -106,7 +105,8 @@ def test_other_languages_are_not_all_simple(classifier: Classifier) -> None:
 def test_the_artifact_is_small_and_says_where_it_is_from() -> None:
     artifact = load(DEFAULT)
     assert sum(path.stat().st_size for path in DEFAULT.iterdir()) < 5_000_000
-    assert len(artifact.about["data"]) == 4
+    assert len(artifact.about["data"]) == 5
+    assert artifact.about["data"]["domain_prompts.jsonl"] == sha256(TRAINED)
     assert set(artifact.about["licences"]) == set(artifact.about["data"])
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from classifiers.boost import Growth, grow
 from classifiers.features import LEXICAL
-from classifiers.heads import TREE_DEPTH, design, familiarity, sigmoid, softmax, tree_logits
+from classifiers.heads import TREE_DEPTH, combine, design, familiarity, sigmoid, softmax, tree_logits
 
 
 def test_trees_are_followed_to_their_leaves() -> None:
@@ -53,6 +53,13 @@ def test_free_form_prompts_have_weights_of_their_own() -> None:
 def test_familiarity_rises_from_nothing_to_one() -> None:
     found = familiarity(np.array([0.1, 0.4, 0.5, 0.9], np.float32), np.array([0.2, 0.4, 0.6], np.float32))
     assert np.allclose(found, [0.0, 0.0, 0.5, 1.0], atol=1e-6)
+
+
+def test_the_plain_head_counts_where_nothing_is_familiar() -> None:
+    words, plain, near = (np.full((2, 1), v, np.float32) for v in (1.0, -1.0, 3.0))
+    strange, known = combine(words, plain=plain, near=near, familiar=np.array([0.0, 1.0], np.float32))[:, 0]
+    assert strange < -0.5
+    assert known == 2.0
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=8))

@@ -11,7 +11,7 @@ from classifiers.boost import Growth
 from classifiers.datasets import Row
 from classifiers.embed import tabulate
 from classifiers.evaluate import EvaluationError, Prices
-from classifiers.features import from_text
+from classifiers.features import LEXICAL, from_text
 from classifiers.fit import Penalty, fit_logistic, platt
 from classifiers.onboard import onboard
 from tests.classifiers.small_world import BagEncoder, rows
@@ -43,6 +43,20 @@ def test_held_out_predictions_rank_by_gain(scored: evaluate.Scored) -> None:
     assert report["oracle"]["apgr"]["value"] > report["router"]["apgr"]["value"]
     assert report["calibration"]["tiny-7b"]["ece"]["value"] < 0.08
     assert 0.3 < report["keep_quality"]["0.90"]["share_small"] < 0.8
+
+
+def test_the_plain_head_learns_what_holds_within_each_task(tmp_path: Path) -> None:
+    """Decimals make a prompt harder than others of its task, and stand in the easier task (Simpson's paradox)."""
+    random = np.random.default_rng(0)
+    world = []
+    for number in range(800):
+        task, decimal = ("shop", random.random() < 0.8) if number % 2 else ("proof", random.random() < 0.2)
+        chance = {"shop": 0.9, "proof": 0.4}[task] - 0.3 * decimal
+        text = f"Sum {'4.5' if decimal else '45'} and {number}."
+        world.append(Row(str(number), from_text(text), task, {"tiny-7b": float(random.random() < chance)}))
+    data = members.corpus(world, {}, tmp_path)
+    weights = members.fit_plain(data, np.arange(len(world)), members.Settings())
+    assert weights[LEXICAL.index("decimals"), data.models.index("tiny-7b")] < -0.2
 
 
 def test_choosing_among_models(scored: evaluate.Scored) -> None:
