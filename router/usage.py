@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 from policies.values import Usage
 
 CHARACTERS_PER_TOKEN = 4
-"""What an estimate assumes where a backend reports no usage; about right for English with today's tokenizers."""
+"""What an estimate assumes where a backend reports no usage; about right for English with today's tokenizers.
+
+A character beyond ASCII counts as its bytes in UTF-8, which makes a Cyrillic letter half a token and a Chinese one
+three quarters, about what they are.
+"""
 
 _SAID = frozenset(
     {"content", "reasoning_content", "reasoning", "refusal", "text", "tool_calls", "function_call", "audio", "images"}
@@ -80,9 +84,10 @@ def input_estimate(body: Mapping[str, Any]) -> int:
 class Look(NamedTuple):
     """What one document of an answer, a whole body or one chunk, holds. (A tuple, because one is made for each chunk.)
 
-    ``characters`` of generated text (tool arguments and reasoning too), over all choices. ``finished`` counts choices
-    that state a finish reason. ``content`` says that there is something to read: text, a tool call, or an end.
-    ``bare_usage`` is usage and no choices: the chunk that a client sees only if it asked for usage.
+    ``characters`` of generated text (tool arguments and reasoning too) over all choices, those beyond ASCII by their
+    bytes. ``finished`` counts choices that state a finish reason. ``content`` says that there is something to read:
+    text, a tool call, or an end. ``bare_usage`` is usage and no choices: the chunk that a client sees only if it asked
+    for usage.
     """
 
     characters: int = 0
@@ -106,7 +111,7 @@ def look(document: Mapping[str, Any]) -> Look:
                 for name, value in part.items():
                     if value and name in _SAID:
                         content = True
-                        characters += len(value) if type(value) is str else _length(value)
+                        characters += len(value) if type(value) is str and value.isascii() else _length(value)
             if choice.get("finish_reason"):
                 finished += 1
     return Look(characters, content or finished > 0, finished, usage, usage is not None and not choices)
@@ -114,7 +119,7 @@ def look(document: Mapping[str, Any]) -> Look:
 
 def _length(value: object) -> int:
     if isinstance(value, str):
-        return 0 if value.startswith("data:") else len(value)
+        return 0 if value.startswith("data:") else len(value if value.isascii() else value.encode("utf-8", "replace"))
     if isinstance(value, dict):
         return sum(map(_length, value.values()))
     return sum(map(_length, value)) if isinstance(value, list) else 0

@@ -70,6 +70,7 @@ def test_a_look_never_fails(document: dict[str, Any]) -> None:
     [
         ({"delta": {"role": "assistant", "content": ""}}, 0, False, 0),
         ({"delta": {"content": "abc"}}, 3, True, 0),
+        ({"delta": {"content": "无锁"}}, 6, True, 0),
         ({"delta": {"reasoning_content": "hmm"}}, 3, True, 0),
         ({"delta": {"refusal": "no"}}, 2, True, 0),
         ({"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]}}, 1, True, 0),
