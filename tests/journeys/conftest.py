@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ objectives:
   cheap: {tradeoff: 1}
 aliases: {gpt-4o-mini: tier/small}
 limits: {body_bytes: 200000}
+classifier: {deadline: 20s}
 """
 
 
@@ -51,13 +53,14 @@ class Running:
     proxy: Proxy
     policy: Path
     data_dir: Path
+    closing: ExitStack
 
     @property
     def url(self) -> str:
         return self.proxy.url
 
     def client(self, key: str = "sk-test-journeys") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        return self.closing.enter_context(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0))
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="sk-test-journeys", max_retries=0)
@@ -84,4 +87,5 @@ def running(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[R
     environ = {**os.environ, "TIERWISE_CACHE_DIR": str(cache)}
     with running_proxy(policy, folder / "data", environ=environ) as proxy:
         proxy.wait_until_ready(part="full")
-        yield Running(proxy, policy, folder / "data")
+        with ExitStack() as closing:
+            yield Running(proxy, policy, folder / "data", closing)

@@ -18,7 +18,7 @@ HELLO = [{"role": "user", "content": "Hello there!"}]
 async def test_many_clients_never_overrun_a_budget(tmp_path: Path) -> None:
     limit_usd = 0.0004
     policy = tmp_path / "policy.yaml"
-    policy.write_text(f"{POLICY}budgets: [{{name: all, per: day, usd: {limit_usd}}}]\n")
+    policy.write_text(f"{POLICY}budgets: [{{name: all, per: day, usd: {limit_usd}, store_away: fail_closed}}]\n")
     with running_proxy(policy, tmp_path / "data") as proxy:
         proxy.wait_until_ready()
         async with httpx.AsyncClient(base_url=proxy.url, timeout=60, limits=httpx.Limits(max_connections=64)) as client:

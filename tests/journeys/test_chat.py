@@ -36,7 +36,8 @@ def test_a_plain_answer_comes_with_its_decision_and_cost(running: Running) -> No
 
 @pytest.mark.parametrize("model", ["tier/small", "small-1", "gpt-4o-mini", "auto:cheap"])
 def test_every_way_of_naming_a_model(running: Running, model: str) -> None:
-    raw = running.client().chat.completions.with_raw_response.create(model=model, messages=HELLO)
+    first_words: Any = [{"role": "user", "content": f"Hello {model}!"}]
+    raw = running.client().chat.completions.with_raw_response.create(model=model, messages=first_words)
     assert raw.headers["x-tierwise-tier"] == "small"
 
 
