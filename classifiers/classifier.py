@@ -112,8 +112,9 @@ class Classifier:
         """Signals of each request at ``look``, by default the best there is, with gadgets set aside.
 
         Where tiers' success would differ, or a request is unlike anything trained on, the look is taken again of what
-        is left of the newest turn without a first or a last part that could be a gadget (`defence.cores`), and what
-        demands least counts. Raises `ValueError` when that look's encoder was not given.
+        is left of the newest turn without a first or a last part that could be a gadget (`defence.cores`), and the
+        success and complexity of what demands least count; the domain is the whole's. Raises `ValueError` when that
+        look's encoder was not given.
         """
         whole = self.read(batch, look=look)
         return [self._defended(features, signals) for features, signals in zip(batch, whole, strict=True)]
@@ -132,7 +133,8 @@ class Classifier:
         foreign = whole.ood and not found[least].ood
         if not foreign and stakes[least] >= stake(whole):
             return whole
-        return replace(found[least], aside=len(features.last_text) - len(rests[least].last_text))
+        core, aside = found[least], len(features.last_text) - len(rests[least].last_text)
+        return replace(whole, complexity=core.complexity, success=core.success, ood=core.ood, aside=aside)
 
     def read(self, batch: Sequence[Features], *, look: Look | None = None) -> list[Signals]:
         """Signals of each request as it stands, gadgets and all; otherwise as `classify`."""
