@@ -144,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
                 f"  curl {proxy.url}/v1/chat/completions -H 'content-type: application/json' \\\n"
                 """    -d '{"model": "auto", "messages": [{"role": "user", "content": "Hello!"}]}'""",
                 markup=False,
+                soft_wrap=True,
             )
             proxy.process.wait()
     return 0
