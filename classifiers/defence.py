@@ -168,7 +168,19 @@ _JOINS: Final = frozenset(
         """
     )
 )
-_OPENERS: Final = frozenset({"what", "why", "how", "tell", "explain"})
+_OPENERS: Final = frozenset(
+    _TOKEN.findall(
+        """
+    what why how tell explain write give create describe list compare suggest summarize summarise translate define find
+    solve prove recommend help make
+        """
+    )
+)
+_MOVED: Final = frozenset(
+    _TOKEN.findall(
+        "i you we they he she it who can could should would will must may might do does did not please t let me us also"
+    )
+)
 # Runs of consonants or of letters, camel case, symbols inside or around a word, keywords: noise, code and formulas.
 _ODD: Final = re.compile(
     r"[^\W\d_aeiouyAEIOUYÀ-ÿ]{5}|^[^\W\d_A-Zaeiouy]{3,}$|[^\W\d_]{21}|[a-z][A-Z]|[\w)\]][^\w\s.,:?!'\"’)%/-]+\w"
@@ -199,9 +211,10 @@ def _places(text: str) -> Iterator[int]:
 
 def _begins(last: str, word: str, after: str) -> bool:
     """Whether a word begins a sentence though no stop stands before it: by its capital, by capitals, or as one asks."""
-    capital = len(word) > 1 and word.istitle() and word.isalpha() and after[:1].islower()
+    capital = word[1:].islower() and word[0].isupper() and (after[:1].islower() or after == "I")
     shouted = len(word) > 3 and word.isupper() and after.isupper() and not last.isupper()
-    return last[-1].islower() and (capital or shouted or word.lower() in _OPENERS)
+    asked = word.lower() in _OPENERS and last.lower() not in _MOVED
+    return last[-1].islower() and (capital or shouted or asked)
 
 
 def _kinds(words: Sequence[str]) -> list[int]:
