@@ -8,7 +8,7 @@ it, and gets ``usage.cost`` where it did.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import orjson
@@ -65,6 +65,7 @@ class Stream:
         self._unfinished = choices
         self._any_event = choices == 0
         self._cost = cost
+        self._unread: Iterator[bytes] = iter(())
         self._out: list[bytes] = []
         self._failure: UpstreamError | None = None
         self._committed = self._moved = self._done = self._ended = False
@@ -91,7 +92,8 @@ class Stream:
         """
         watch = self._flight.watch
         watch.enter("first_token", self._flight.now(), end, gap)
-        while not self._done:
+        self._read_on()
+        while not self._done and self._failure is None:
             data = await self._more()
             if data is None and self._unfinished > 0:
                 raise UpstreamError("cut", "The backend's answer broke off before its end.", status=200)
@@ -100,13 +102,13 @@ class Stream:
                 self._done = True
                 break
             self._take(data)
-            if self._failure is not None:
-                raise self._failure
             if self._moved:
                 self._moved = False
                 watch.touch(self._flight.now())
             if sum(map(len, self._out)) > LARGEST_ANSWER:
                 return b""
+        if self._failure is not None:
+            raise self._failure
         return b"".join(self._out)
 
     def stream_on(self, end: float, gap: float) -> None:
@@ -123,6 +125,9 @@ class Stream:
         while not self._out:
             if self._ended:
                 raise StopAsyncIteration
+            self._read_on()
+            if self._out:
+                break
             if self._failure is not None:
                 return self._last_word(self._failure)
             if self._done:
@@ -149,6 +154,7 @@ class Stream:
 
     async def aclose(self) -> None:
         """End the answer: cancels the backend's work unless it is over."""
+        self._read_on()
         self._ended = True
         self._out = []
         if self._done and self._failure is None:
@@ -165,12 +171,21 @@ class Stream:
 
     def _take(self, data: bytes) -> None:
         try:
-            for event in self._splitter.feed(data):
-                self._read(event)
-        except UpstreamError as error:
-            self._failure = error
+            self._unread = iter(self._splitter.feed(data))
         except sse.EventTooLarge as error:
             self._failure = UpstreamError("malformed", f"The backend's stream is not readable: {error}.", status=200)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read what has come; of a stream that has not begun, only up to its first content, which goes out at once."""
+        begun = self._committed
+        try:
+            for event in self._unread:
+                self._read(event)
+                if self._committed and not begun:
+                    return
+        except UpstreamError as error:
+            self._failure, self._unread = error, iter(())
 
     def _read(self, event: bytes) -> None:
         """Look at one event and put what the client shall see of it into ``_out``."""
