@@ -74,7 +74,7 @@ async def test_a_sure_first_look_decides_alone(loaded: Loaded) -> None:
 
 @pytest.mark.anyio
 async def test_a_doubtful_first_look_asks_for_the_second(loaded: Loaded) -> None:
-    classifier = Looks(lambda: signals(0.82, 0.2), lambda: signals(0.95, 0.01, "full"))
+    classifier = Looks(lambda: signals(0.87, 0.05), lambda: signals(0.95, 0.01, "full"))
     assert (await read(loaded, classifier)).look == "full"
 
 
@@ -88,7 +88,7 @@ async def test_a_late_second_look_is_recorded_and_the_first_stands() -> None:
         return signals(0.95, 0.01, "full")
 
     told: list[str] = []
-    found = await read(loaded, Looks(lambda: signals(0.82, 0.2), late), told)
+    found = await read(loaded, Looks(lambda: signals(0.87, 0.05), late), told)
     release.set()
     assert told == ["late"]
     assert found.look == "static"
@@ -107,7 +107,7 @@ async def test_what_the_encoder_would_not_get_to_is_recorded_and_counted(loaded:
 
     told: list[str] = []
     reader = SignalReader(told.append)
-    reader.use(Looks(lambda: signals(0.82, 0.2), slow))  # type: ignore[arg-type]
+    reader.use(Looks(lambda: signals(0.87, 0.05), slow))  # type: ignore[arg-type]
     await reader.read(hasty, Features(), a_view())
     release.set()
     await reader.read(loaded, Features(), a_view())
@@ -121,7 +121,7 @@ async def test_what_the_encoder_would_not_get_to_is_recorded_and_counted(loaded:
 
 @pytest.mark.anyio
 async def test_a_broken_second_look_leaves_the_first(loaded: Loaded) -> None:
-    found = await read(loaded, Looks(lambda: signals(0.82, 0.2), fails))
+    found = await read(loaded, Looks(lambda: signals(0.87, 0.05), fails))
     assert "the second look failed" in found.missing
 
 
