@@ -5,24 +5,25 @@ for a process that dies. Where the last one was killed, `router.state.watchdog` 
 synced every second: a killed server loses nothing that it acknowledged, a machine that loses power up to two seconds of
 it, which the journals send again. It listens on no network address.
 
-Who uses the store holds ``users.lock`` shared, who ends it holds it alone. ``start.lock`` is held by a user who starts
-a server, ``watchdog.lock`` by the watchdog.
+A folder never has two servers, which would ruin each other's file: ``server.lock`` is taken before one is started and
+handed down to it, so the kernel holds it for exactly as long as that server lives. One that lives but does not answer
+is waited for, and then said to be away. Who uses the store holds ``users.lock`` shared, who ends it holds it alone;
+``watchdog.lock`` is held by the watchdog.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from threading import Lock
 from time import monotonic, sleep
 from typing import IO
 
@@ -33,14 +34,13 @@ from redis.retry import Retry
 
 from router.state import watchdog
 
-log = logging.getLogger(__name__)
-
 _LONGEST_SOCKET_PATH = 100
 _START_SECONDS = 60.0
+_ANSWER_SECONDS = 5.0
 
 
 class StoreNotStarted(RuntimeError):
-    """The embedded store could not be started; the text says why and what to do."""
+    """The embedded store could not be started, or runs and does not answer; the text says why and what to do."""
 
 
 def find_server() -> Path:
@@ -69,6 +69,7 @@ class EmbeddedStore:
         self._folder = data_dir / "store"
         self.socket = _socket_path(self._folder)
         self._share: IO[bytes] | None = None
+        self._turn = Lock()
 
     @property
     def url(self) -> str:
@@ -76,7 +77,10 @@ class EmbeddedStore:
         return f"unix://{self.socket}"
 
     def start(self) -> str:
-        """Become a user of the store, starting it if need be, and return its `url`. Raises `StoreNotStarted`."""
+        """Become a user of the store, starting it if need be, and return its `url`.
+
+        A server that runs but does not answer is waited for up to a minute. Raises `StoreNotStarted`.
+        """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.socket.parent.stat().st_uid != os.getuid():
@@ -88,73 +92,87 @@ class EmbeddedStore:
         fcntl.flock(share, fcntl.LOCK_SH)
         self._share = share
         try:
-            with self._exclusively():
-                self._ensure_running()
+            self._ensure_running(_START_SECONDS)
         except StoreNotStarted:
             self.stop()
             raise
         return self.url
 
     def ensure(self) -> None:
-        """Start the server again if it has died while in use. Raises `StoreNotStarted`."""
-        if self._share is not None and not self.running():
-            with self._exclusively():
-                self._ensure_running()
+        """Start the server again if it has died while in use.
+
+        One that lives but has not answered for ten seconds is left alone. Raises `StoreNotStarted`.
+        """
+        with self._turn:
+            if self._share is not None and not self.running():
+                self._ensure_running(_ANSWER_SECONDS)
 
     def stop(self) -> None:
         """Stop using the store, and stop the server if nobody else uses it."""
-        if self._share is None:
+        with self._turn:
+            share, self._share = self._share, None
+        if share is None:
             return
-        share, self._share = self._share, None
-        try:
-            fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(share, fcntl.LOCK_SH)  # others use it; or the watchdog was faster, and is waited for
-        else:
-            watchdog.shut_down(str(self.socket))
-        finally:
-            share.close()
+        with share:
+            if _taken(share):
+                watchdog.shut_down(str(self.socket))
+            else:
+                fcntl.flock(share, fcntl.LOCK_SH)  # others use it; or the watchdog was faster, and is waited for
 
-    def running(self) -> bool:
-        """Whether a server answers on the socket (one that is still loading its file does)."""
+    def running(self, *, loaded: bool = False) -> bool:
+        """Whether a server answers on the socket; one that still loads its file does, unless it must be ``loaded``."""
         try:
             self._client().ping()
         except BusyLoadingError:
-            return True
+            return not loaded
         except (RedisError, OSError):
             return False
         return True
 
     def _client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=5.0, retry=Retry(NoBackoff(), 0))
+        path = str(self.socket)
+        return redis.Redis(unix_socket_path=path, socket_timeout=_ANSWER_SECONDS, retry=Retry(NoBackoff(), 0))
 
-    @contextmanager
-    def _exclusively(self) -> Iterator[None]:
-        with (self._folder / "start.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _ensure_running(self, patience: float) -> None:
+        """Wait until the folder's server answers, and start one where none lives.
 
-    def _ensure_running(self) -> None:
+        One that lives already is given ``patience`` seconds, one started here `_START_SECONDS`.
+        """
         self._ensure_watched()
-        if self.running():
-            self._wait_until_loaded()
-            return
-        self.socket.unlink(missing_ok=True)
+        began, deadline = False, monotonic() + patience
+        while not self.running(loaded=True):
+            with (self._folder / "server.lock").open("ab") as lock:
+                if not _taken(lock):
+                    if monotonic() > deadline:
+                        raise StoreNotStarted(
+                            f"the embedded store (process {self._said('server.pid')}) is alive but does not answer, "
+                            "and a second one is never started: wait for it, or end that process; "
+                            f"{self._folder / 'server.log'} ends: {self._said('server.log')}"
+                        )
+                elif began:
+                    raise StoreNotStarted(
+                        f"the embedded store ended; {self._folder / 'server.log'} ends: {self._said('server.log')}"
+                    )
+                else:
+                    self._begin(lock)
+                    began, deadline = True, monotonic() + _START_SECONDS
+            sleep(0.01)
+
+    def _begin(self, lock: IO[bytes]) -> None:
+        """Start a server that holds the lock, taken here, until it is gone."""
         (self._folder / "server.pid").unlink(missing_ok=True)
-        command = [str(find_server()), "-"]
+        command, text = [str(find_server()), "-"], self._configuration()
+        mine = [lock.fileno()]
         try:
-            subprocess.run(command, input=self._configuration(), capture_output=True, check=True, cwd=self._folder)
+            subprocess.run(command, input=text, pass_fds=mine, capture_output=True, check=True, cwd=self._folder)
         except subprocess.CalledProcessError as error:
             raise StoreNotStarted(
                 f"the embedded store ended at once: {error.stdout.decode(errors='replace').strip()}"
             ) from error
-        self._wait_until_loaded()
 
     def _ensure_watched(self) -> None:
         with (self._folder / "watchdog.lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _taken(lock):
                 return
             mine = lock.fileno()
             paths = (str(self._folder / "users.lock"), str(self.socket), str(mine))
@@ -182,37 +200,21 @@ class EmbeddedStore:
         }
         return "".join(f"{name} {text}\n" for name, text in settings.items()).encode()
 
-    def _wait_until_loaded(self) -> None:
-        deadline = monotonic() + _START_SECONDS
-        while True:
-            try:
-                self._client().ping()
-            except (RedisError, OSError) as error:
-                if self._died() or monotonic() > deadline:
-                    raise StoreNotStarted(
-                        f"the embedded store does not answer; {self._folder / 'server.log'} ends: {self._last_words()}"
-                    ) from error
-                sleep(0.01)
-            else:
-                return
-
-    def _died(self) -> bool:
-        """Whether a server began here and is gone; False while it has not yet written down all of its process id."""
+    def _said(self, name: str) -> str:
+        """The last line of a file that the server writes."""
         try:
-            process = int((self._folder / "server.pid").read_text())
-        except (OSError, ValueError):
-            return False
-        try:
-            os.kill(process, 0)
+            return (self._folder / name).read_text(errors="replace").strip().rpartition("\n")[2]
         except OSError:
-            return True
+            return f"(no {name})"
+
+
+def _taken(lock: IO[bytes]) -> bool:
+    """Take a lock for oneself alone, or say that somebody has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-
-    def _last_words(self) -> str:
-        try:
-            return (self._folder / "server.log").read_text(errors="replace").strip().rpartition("\n")[2]
-        except OSError:
-            return "(no log)"
+    return True
 
 
 def _socket_path(folder: Path) -> Path:

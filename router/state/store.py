@@ -29,6 +29,7 @@ from router.ledger.budgets import Claim, Grant
 from router.ledger.journal_file import Batch
 from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SEEN_FIELD, SPEND_FIELD, hour_of, unpack_vector
 from router.state.connect import close_client, open_client, without_password
+from router.state.embedded import StoreNotStarted
 from router.state.reservations import RESERVE_SECONDS, Reservations
 from router.state.script import Script
 from router.state.snapshot import read_rollups
@@ -64,6 +65,7 @@ class RedisStore:
         revive: Callable[[], None] | None = None,
     ) -> None:
         """``retention`` is how long rollups are kept; ``revive`` is called in a thread when the store does not answer.
+        What it says with `StoreNotStarted` becomes the store's `problem`.
 
         Raises `ValueError` for a URL of no known shape.
         """
@@ -242,7 +244,7 @@ class RedisStore:
             self._unsaved = unsaved | self._unsaved
             self._new_rests = rests | self._new_rests
             if self._revive is not None:
-                await asyncio.to_thread(self._revive)
+                await self._bring_back(self._revive)
             return False
         self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
         self._today = {}
@@ -251,6 +253,13 @@ class RedisStore:
         self._others = self._weights_of_others(answers[-2], now)
         self._rests = {backend.decode(): float(until) for backend, until in answers[-1].items()}
         return True
+
+    async def _bring_back(self, revive: Callable[[], None]) -> None:
+        try:
+            await asyncio.to_thread(revive)
+        except StoreNotStarted as error:
+            self._problem = str(error)
+            log.warning("%s", error)
 
     async def _save(self, sessions: Mapping[str, tuple[Session, int]]) -> None:
         """Save sessions, many in one command, which is cheap, but not so many that requests wait for it."""

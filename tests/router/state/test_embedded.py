@@ -7,12 +7,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from router.state import embedded
+from router.state import embedded, open_store
 from router.state.embedded import EmbeddedStore, StoreNotStarted, find_server
 from tests.contracts.stores_servers import wait_for
 
@@ -146,6 +147,93 @@ def test_a_server_that_died_in_use_is_started_again(tmp_path: Path) -> None:
     store.stop()
     store.ensure()
     assert not store.running(), "nobody uses it"
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """A process alive that does nothing for as long."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_server_that_lives_but_does_not_answer_is_never_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(embedded, "_START_SECONDS", 0.5)
+    lock = tmp_path / "store" / "server.lock"
+    store = EmbeddedStore(tmp_path)
+    store.start()
+    store._client().set("key", "value")
+    pid = pid_of(store)
+    with paused(pid):
+        for ask in (store.ensure, EmbeddedStore(tmp_path).start):
+            with pytest.raises(StoreNotStarted, match=rf"\(process {pid}\) is alive but does not answer"):
+                ask()
+            assert holders(lock) == [pid]
+    monkeypatch.undo()
+
+    store.ensure()
+    assert holders(lock) == [pid_of(store)] == [pid]
+    assert store._client().get("key") == b"value"
+
+    os.kill(pid, signal.SIGKILL)
+    store.ensure()
+    assert holders(lock) == [pid_of(store)] != [pid]
+    assert store._client().get("key") == b"value"
+    store.stop()
+    wait_for(lambda: not held(lock))
+
+
+def test_who_comes_to_a_slow_server_waits_for_it(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    store.start()
+    pid = pid_of(store)
+    second = EmbeddedStore(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        with paused(pid):
+            coming = pool.submit(second.start)
+            wait_for(lambda: second._share is not None)
+            assert not coming.done()
+        coming.result()
+    assert pid_of(second) == pid
+    store.stop()
+    second.stop()
+
+
+def test_of_all_who_miss_a_dead_server_one_starts_the_next(tmp_path: Path) -> None:
+    stores = [EmbeddedStore(tmp_path) for _ in range(8)]
+    for store in stores:
+        store.start()
+    for _ in range(5):
+        dead = pid_of(stores[0])
+        os.kill(dead, signal.SIGKILL)
+        with ThreadPoolExecutor(len(stores)) as pool:
+            list(pool.map(EmbeddedStore.ensure, stores))
+        wait_for(stores[0].running)
+        assert holders(tmp_path / "store" / "server.lock") == [pid_of(stores[0])] != [dead]
+    for store in stores:
+        store.stop()
+
+
+@pytest.mark.anyio
+async def test_while_it_does_not_answer_the_store_is_away_and_says_which_process_to_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("router.state.store._BACKGROUND_SECONDS", 0.5)
+    async with open_store("", tmp_path) as store:
+        assert store.ready
+        pid = pid_of(EmbeddedStore(tmp_path))
+        with paused(pid):
+            assert not await store.tick()
+            assert f"(process {pid}) is alive but does not answer" in store.problem
+        assert await store.tick()
+        assert store.ready
+        assert pid_of(EmbeddedStore(tmp_path)) == pid
 
 
 def test_nobody_else_can_reach_it(tmp_path: Path) -> None:
