@@ -178,7 +178,7 @@ def test_workers_share_the_store_and_the_books(policy: Path, tmp_path: Path) -> 
 
 def test_without_an_encoder_it_serves_on_lexical_features_and_says_so(policy: Path, tmp_path: Path) -> None:
     encoder = {"encoder": "no-such-model"}
-    policy.write_text(POLICY + f"classifier: {json.dumps(encoder)}\n")
+    policy.write_text(POLICY.replace("classifier: {deadline: 20s}", f"classifier: {json.dumps(encoder)}"))
     with running_proxy(policy, tmp_path / "data", environ={**os.environ, "HF_HUB_OFFLINE": "1"}) as proxy:
         proxy.wait_until_ready()
         state = eventually(
