@@ -430,7 +430,7 @@ def _about(case: _Case) -> Iterator[str]:
         graded = "" if signals.complexity is None else f", complexity {signals.complexity:.2f} ({signals.band})"
         yield f"domain {signals.domain}{graded}"
     if signals.aside:
-        yield f"{signals.aside} characters set aside: they share no word with the rest, which asks by itself and reads easier without"
+        yield f"{signals.aside} characters set aside: they share no word with the rest, which is easier without them"
     if signals.missing:
         yield f"signals are incomplete ({'; '.join(signals.missing)}): leaning to {case.policy.baseline}"
     if signals.ood:

@@ -188,7 +188,7 @@ def test_missing_late_and_foreign_signals_route_up(known: Signals | None, said: 
 def test_what_was_set_aside_is_said_and_changes_nothing_else() -> None:
     plain, aside = (decide(a_policy(), PLAIN, replace(some_signals(), aside=n), a_view()) for n in (0, 40))
     assert set(aside.reasons) - set(plain.reasons) == {
-        "40 characters set aside: they share no word with the rest, which asks by itself and reads easier without"
+        "40 characters set aside: they share no word with the rest, which is easier without them"
     }
     assert aside.steps == plain.steps
 
