@@ -201,7 +201,10 @@ def _read(user: str, stream: bool, data: bytes, tally: Tally) -> str:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the proxy holds: resident MiB, tasks of its event loop, TCP sockets, and requests in flight."""
+    """What the proxy holds: resident MiB, tasks of its event loop, TCP sockets, and requests in flight.
+
+    Sockets are those beyond the connections that upstreams know of.
+    """
 
     mib: float
     tasks: int
@@ -209,7 +212,7 @@ class Footprint:
     in_flight: int
 
 
-async def footprint(proxy: Proxy, http: httpx.AsyncClient) -> Footprint:
+async def footprint(proxy: Proxy, http: httpx.AsyncClient, upstreams: list[Upstream]) -> Footprint:
     """Ask the proxy, and the system about it."""
     told = (await http.get("/metrics")).text.splitlines()
     figures = dict(line.split(" ") for line in told if line.startswith("tierwise_") and "{" not in line)
@@ -219,7 +222,8 @@ async def footprint(proxy: Proxy, http: httpx.AsyncClient) -> Footprint:
     return Footprint(
         mib=int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20,
         tasks=int(float(figures["tierwise_tasks"])),
-        sockets=sum(link.startswith("socket:[") and link[8:-1] in inodes for link in held),
+        sockets=sum(link.startswith("socket:[") and link[8:-1] in inodes for link in held)
+        - sum(upstream.connections for upstream in upstreams),
         in_flight=int(float(figures["tierwise_in_flight"])),
     )
 
@@ -236,12 +240,12 @@ async def soak(seconds: float, data: Path, at_once: int = 32) -> Tally:
         proxy = stack.enter_context(running_proxy(path, data, "--log-level", "error"))
         await asyncio.to_thread(proxy.wait_until_ready, 120, "full")
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=proxy.url, headers={"connection": "close"}))
-        before = await footprint(proxy, http)
-        warm = await _load(proxy, seconds, at_once, tally, lambda: footprint(proxy, http))
-        after = await _settled(lambda: footprint(proxy, http), before, [each.upstream for each in backends.values()])
-        pooled = sum(each.upstream.connections for each in backends.values())
+        upstreams = [each.upstream for each in backends.values()]
+        before = await footprint(proxy, http, upstreams)
+        warm = await _load(proxy, seconds, at_once, tally, lambda: footprint(proxy, http, upstreams))
+        after = await _settled(lambda: footprint(proxy, http, upstreams), before, upstreams)
         held = {"requests in flight": after.in_flight, "tasks": after.tasks - before.tasks,
-                "sockets": after.sockets - before.sockets - pooled}  # fmt: skip
+                "sockets": after.sockets - before.sockets}  # fmt: skip
         tally.wrong += [f"{count} {what} left" for what, count in held.items() if count]
         if after.mib - warm.mib > GROWTH_MIB:
             tally.wrong.append(f"{after.mib - warm.mib:.1f} MiB more memory than after a third of the time")
@@ -281,8 +285,7 @@ async def _settled(look: Callable[[], Any], before: Footprint, upstreams: list[U
     end = asyncio.get_running_loop().time() + SETTLES
     while True:
         now: Footprint = await look()
-        pooled = sum(upstream.connections for upstream in upstreams)
-        over = (now.in_flight, now.tasks, now.sockets) == (0, before.tasks, before.sockets + pooled)
+        over = (now.in_flight, now.tasks, now.sockets) == (0, before.tasks, before.sockets)
         if over or asyncio.get_running_loop().time() > end:
             return now
         await asyncio.sleep(0.1)
