@@ -118,13 +118,15 @@ def test_a_watchdog_that_died_is_replaced_by_the_next_user(tmp_path: Path) -> No
 
 
 def holders(lock: Path) -> list[int]:
-    """The other processes that have a file open."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*/fd"):
+    """The other processes that have a file open; what is gone before it is looked at is passed over."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if any(os.readlink(link) == str(lock.resolve()) for link in folder.iterdir()):
-                found.append(int(folder.parent.name))
-    return found
+            for name in os.listdir(folder / "fd"):
+                with suppress(OSError):
+                    if os.readlink(folder / "fd" / name) == str(lock.resolve()):
+                        found.add(int(folder.name))
+    return sorted(found)
 
 
 def held(lock: Path) -> bool:
