@@ -142,11 +142,7 @@ async def test_whatever_happens_to_the_store_the_books_equal_what_upstream_count
             with running_proxy(policy, data) as proxy:
                 await asyncio.to_thread(proxy.wait_until_ready)
                 asking = asyncio.create_task(load.run(proxy.url))
-                for disturb in (_kill, _pause, _wipe, _fill):
-                    await wait_until_answered(load, 60)
-                    await disturb(server, load)
-                await wait_until_answered(load, 60)
-                load.stopping = True
+                await disturb(server, load)
                 await asking
         assert len(load.answered) == load.numbers == len(counting.counted)
         spent = sum(map(cost, counting.counted.values()))
@@ -155,6 +151,15 @@ async def test_whatever_happens_to_the_store_the_books_equal_what_upstream_count
             assert (total.requests, total.errors, total.cost_nanos) == (load.numbers, 0, spent)
             assert total.input_tokens == sum(usage[0] for usage in counting.counted.values())
             assert total.output_tokens == sum(usage[1] for usage in counting.counted.values())
+
+
+async def disturb(server: Server, load: Load) -> None:
+    """Kill, freeze, wipe and fill the store while requests go on; then let them come to an end."""
+    for fault in (_kill, _pause, _wipe, _fill):
+        await wait_until_answered(load, 60)
+        await fault(server, load)
+    await wait_until_answered(load, 60)
+    load.stopping = True
 
 
 async def _kill(server: Server, load: Load) -> None:
