@@ -16,19 +16,22 @@ class Joined:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        """Send bytes, in order, at the latest when the loop comes round."""
+        """Send bytes, in order, at the latest when the loop comes round; to nobody once the connection is closed.
+
+        A closed one's protocol hears of it a turn later, and uvloop does not take what is written until then.
+        """
         if self._held:
             data, self._held = self._held + data, b""
         elif data.startswith(b"HTTP/1.1 "):
             self._held = data
             self._loop.call_soon(self._flush)
             return
-        self._transport.write(data)
+        self._write(data)
 
     def write_whole(self, data: bytes) -> None:
         """Send a whole answer now."""
         self._flush()
-        self._transport.write(data)
+        self._write(data)
 
     def close(self) -> None:
         """Send what is held, and close."""
@@ -38,6 +41,10 @@ class Joined:
     def _flush(self) -> None:
         if self._held:
             data, self._held = self._held, b""
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
             self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
