@@ -137,8 +137,8 @@ def _as_planned(loaded: Loaded, features: Features, signals: Signals | None, vie
         if any(rule.exclude is not None for rule in matched):
             return None
     estimates = []
-    for tier, settings in loaded.policy.tiers.items():
-        option = _option(loaded.prices, tier, 0, settings.backends, features, None)
+    for tier, priced in loaded.priced.items():
+        option = _option(loaded.prices, tier, 0, priced, features, None)
         estimates.append(Estimate(tier, None, option.cost))
     return Decision(
         plan.steps, plan.reasons, loaded.hash, estimates=tuple(estimates), rules=tuple([rule.name for rule in matched])
@@ -239,7 +239,7 @@ def _case(loaded: Loaded, target: Target, features: Features, signals: Signals |
             elif name.startswith(f"{budget.name}/"):
                 spent[name.removeprefix(f"{budget.name}/")] = budget.name
     excluding = [rule for rule, verdict in rules if verdict.holds and rule.exclude is not None]
-    standing = standings(policy, loaded.open, features, view, excluding, spent)
+    standing = standings(loaded.open, features, view, excluding, spent)
     by_tier = {tier: tuple(within) for tier, within in groupby(standing, key=lambda one: one.tier)}
     options = {
         tier: _option(loaded.prices, tier, order, _able(by_tier.get(tier, ())), features, signals)

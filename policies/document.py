@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,11 +18,12 @@ from pydantic import SecretStr, ValidationError
 from policies.addressing import Target, models, resolve
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
+from policies.crowds import Alike, crowds, of_each_price
 from policies.eligibility import Open
 from policies.money import Price, price_of
 from policies.problems import PolicyErrors, Problem, hint
 from policies.references import reference_problems
-from policies.schema import Policy
+from policies.schema import Backend, Policy
 from policies.source import Path, Source, read
 from policies.values import Plan, Refusal
 
@@ -43,6 +44,9 @@ class Loaded:
     source: Source = field(repr=False)
     prices: Mapping[str, Price | None] = field(init=False, repr=False, compare=False)
     """Each backend's price by its name, worked out once."""
+    priced: Mapping[str, Sequence[Backend]] = field(init=False, repr=False, compare=False)
+    """By tier, the backends that its cost is estimated by: one of each price."""
+    crowds: Mapping[str, Alike] = field(init=False, repr=False, compare=False)
     open: Open = field(init=False, repr=False, compare=False)
     plans: dict[str, Plan | None] = field(init=False, repr=False, compare=False)
     """What `policies.decide` has found to hold for every request of a model name that nothing stands in the way of."""
@@ -54,6 +58,9 @@ class Loaded:
         tiers = self.policy.tiers.values()
         prices = {backend.name: price_of(backend) for tier in tiers for backend in tier.backends}
         object.__setattr__(self, "prices", prices)
+        priced = {name: of_each_price(tier.backends, prices) for name, tier in self.policy.tiers.items()}
+        object.__setattr__(self, "priced", priced)
+        object.__setattr__(self, "crowds", crowds(self.policy))
         object.__setattr__(self, "_targets", {name: resolve(self.policy, name) for name in models(self.policy)})
 
     def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:

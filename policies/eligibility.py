@@ -63,11 +63,13 @@ class Standing:
 class Open:
     """How all backends of a policy stand for a request that finds nothing in the way of any, and which requests do.
 
-    Most do: so this is worked out with the policy. ``window`` and ``answer`` are the smallest context window and output
-    cap that the policy states of any backend, ``supports`` what all of them support.
+    Most do: so this is worked out with the policy. ``by_tier`` has the same by tier and backend. ``window`` and
+    ``answer`` are the smallest context window and output cap that the policy states of any backend, ``supports`` what
+    all of them support.
     """
 
     standings: tuple[Standing, ...]
+    by_tier: Mapping[str, Mapping[str, Standing]]
     window: float
     answer: float
     supports: frozenset[str]
@@ -76,12 +78,27 @@ class Open:
     def of(cls, policy: Policy) -> Open:
         """Work it out."""
         every = [backend for _, backend in backends(policy)]
+        by_tier = {
+            tier: {backend.name: Standing(tier, backend, ()) for backend in settings.backends}
+            for tier, settings in policy.tiers.items()
+        }
         return cls(
-            tuple(Standing(tier, backend, ()) for tier, backend in backends(policy)),
+            tuple(standing for within in by_tier.values() for standing in within.values()),
+            by_tier,
             min((backend.context_window for backend in every if backend.context_window is not None), default=inf),
             min((backend.max_output_tokens for backend in every if backend.max_output_tokens is not None), default=inf),
             frozenset.intersection(*(frozenset(backend.supports) for backend in every)),
         )
+
+    def seen(self, view: View) -> tuple[Standing, ...]:
+        """The standings of those that were looked at; of a tier of which the view names none that is there, of all."""
+        if not view.looked_at:
+            return self.standings
+        found: list[Standing] = []
+        for tier, within in self.by_tier.items():
+            some = [within[name] for name in view.looked_at.get(tier, ()) if name in within]
+            found += some or within.values()
+        return tuple(found)
 
     def to(self, features: Features, view: View) -> bool:
         """Say whether nothing stands in the way of a request, budgets and rules aside."""
@@ -98,18 +115,18 @@ class Open:
 
 
 def standings(
-    policy: Policy, all_open: Open, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
+    all_open: Open, features: Features, view: View, excluding: Sequence[Rule], spent: Mapping[str, str]
 ) -> tuple[Standing, ...]:
-    """Judge every backend of the policy, in policy order.
+    """Judge every backend of the policy that was looked at, tiers in policy order.
 
     ``excluding`` are the matching rules that exclude; ``spent`` names exhausted budgets by the tier, backend or model
     that they limit.
     """
     if not excluding and not spent and all_open.to(features, view):
-        return all_open.standings
+        return all_open.seen(view)
     return tuple(
-        Standing(tier, backend, tuple(_obstacles(tier, backend, features, view, excluding, spent)))
-        for tier, backend in backends(policy)
+        Standing(one.tier, one.backend, tuple(_obstacles(one.tier, one.backend, features, view, excluding, spent)))
+        for one in all_open.seen(view)
     )
 
 

@@ -170,7 +170,8 @@ class View:
     uniform number in [0, 1) for logged exploration. An exceeded budget of scope ``tier`` or ``model`` is named with
     what it limits, as ``name/target``. ``engines`` has what fresh metrics say, by backend. ``warm`` is how many of the
     request's leading tokens a backend probably has in its prefix cache. ``windows`` has the context windows, in tokens,
-    that servers tell of themselves where the policy states none, by backend.
+    that servers tell of themselves where the policy states none, by backend. ``looked_at`` names, by tier, the backends
+    that were looked at where a tier has too many to look at all (`crowds`); nothing else here is about the others.
     """
 
     now: datetime
@@ -183,6 +184,7 @@ class View:
     engines: Mapping[str, EngineView] = field(default_factory=dict)
     warm: Mapping[str, int] = field(default_factory=dict)
     windows: Mapping[str, int] = field(default_factory=dict)
+    looked_at: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
