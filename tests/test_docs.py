@@ -20,7 +20,8 @@ DOCUMENTS = sorted(
     path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(path.relative_to(ROOT).parts)
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -60,9 +61,17 @@ def test_shell_in_documents_runs(proxy: Proxy, document: str, code: str) -> None
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     missing = [
-        link for link in LINK.findall(document.read_text(encoding="utf-8")) if not (document.parent / link).exists()
+        (file, section)
+        for file, section in LINK.findall(document.read_text(encoding="utf-8"))
+        if not (path := document.parent / file if file else document).exists()
+        or (section and section not in sections(path.read_text(encoding="utf-8")))
     ]
     assert missing == []
+
+
+def sections(text: str) -> set[str]:
+    """What GitHub makes of headings in an address."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
 
 
 def test_documents_name_no_command_that_there_is_not() -> None:
