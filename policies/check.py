@@ -82,7 +82,7 @@ def _impossible(policy: Policy, source: Source) -> Iterator[Problem]:
 
 
 def _is_empty(when: When) -> bool:
-    return not any(True for _ in when.given())
+    return not when.given()
 
 
 def _shadowed(policy: Policy, source: Source) -> Iterator[Problem]:

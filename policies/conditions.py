@@ -260,6 +260,8 @@ def _not(wanted: When, facts: Facts) -> Verdict:
 
 def _all(verdicts: Iterable[Verdict]) -> Verdict:
     found = list(verdicts)
+    if len(found) == 1:
+        return found[0]
     for truth in (False, None):
         decisive = [verdict.why for verdict in found if verdict.holds is truth]
         if decisive:
@@ -288,11 +290,11 @@ class When(_Shape):
 
     def match(self, facts: Facts) -> Verdict:
         """Judge every condition that is given and say why."""
-        return _all(PREDICATES[name].judge(wanted, facts) for name, wanted in self.given())
+        return _all([PREDICATES[name].judge(wanted, facts) for name, wanted in self.given()])
 
-    def given(self) -> Iterator[tuple[str, Any]]:
+    def given(self) -> list[tuple[str, Any]]:
         """Name each condition that is given, with its setting, in registry order."""
-        return ((name, wanted) for name in PREDICATES if (wanted := getattr(self, name)) is not None)
+        return [(name, wanted) for name, wanted in vars(self).items() if wanted is not None]
 
     def nested(self) -> Iterator[When]:
         """Give this and every `When` inside it."""

@@ -176,14 +176,14 @@ def _gpu_cost(output_tokens: int, rates: GpuRates) -> Decimal:
     return rates.hour * seconds / 3600 / rates.capacity
 
 
-def expected_cost(
-    price: Price | None, input_tokens: int, output_tokens: int, cached_tokens: int = 0
-) -> Decimal | Unpriced:
+def expected_cost(price: Price | None, input_tokens: int, output_tokens: int) -> Decimal | Unpriced:
     """Dollars that a call would cost, before the fact."""
-    if isinstance(price, TokenRates) and not cached_tokens:
-        return price.of("", input_tokens).plain(input_tokens, output_tokens)
-    usage = Usage(input_tokens=input_tokens, cached_input_tokens=cached_tokens, output_tokens=output_tokens)
-    return cost(usage, price)
+    match price:
+        case TokenRates():
+            return price.of("", input_tokens).plain(input_tokens, output_tokens)
+        case GpuRates():
+            return _gpu_cost(output_tokens, price)
+    return UNPRICED
 
 
 def nanos(usd: Decimal) -> int:

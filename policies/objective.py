@@ -10,11 +10,11 @@ pure arithmetic.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from itertools import pairwise
 from types import MappingProxyType
 
 from policies.schema import Objective
@@ -93,8 +93,12 @@ def trusted(signals: Signals | None) -> bool:
 
 def gain_error(one: Success, other: Success) -> float:
     """The standard error of the difference of two predictions: what they share of their errors falls out of it."""
-    apart = sum(max(0.0, success.standard_error**2 - success.shared**2) for success in (one, other))
-    return math.sqrt((one.shared - other.shared) ** 2 + apart)
+    return math.sqrt((one.shared - other.shared) ** 2 + (_alone(one) + _alone(other)))
+
+
+def _alone(success: Success) -> float:
+    """The variance of a prediction that no other shares."""
+    return max(0.0, success.standard_error**2 - success.shared**2)
 
 
 def uncertainty(success: Success, baseline: Success | None, signals: Signals | None) -> float:
@@ -134,12 +138,13 @@ def enough(keep: float, success: Success | None) -> float:
     """
     if success is None or not success.enough:
         return keep
-    known = [(0.0, 0.0), *zip(KEPT, success.enough, strict=True), (1.0, max(1.0, success.enough[-1]))]
-    return next(
-        low + (high - low) * (keep - start) / (end - start)
-        for (start, low), (end, high) in pairwise(known)
-        if keep <= end
-    )
+    known = (0.0, *success.enough, max(1.0, success.enough[-1]))
+    at = max(1, bisect_left(_KEPT, keep))
+    (start, end), (low, high) = _KEPT[at - 1 : at + 1], known[at - 1 : at + 1]
+    return low + (high - low) * (keep - start) / (end - start)
+
+
+_KEPT = (0.0, *KEPT, 1.0)
 
 
 def price_of_success(objective: Objective, view: View) -> float:

@@ -71,6 +71,7 @@ def test_halves_round_to_even() -> None:
 def test_a_gpu_is_estimated_at_full_load() -> None:
     price = priced(GpuPrice(gpu_hour_usd=Decimal("3.6"), gpus=2, capacity=16, tokens_per_second=50))
     assert money.expected_cost(price, 1_000, 100) == Decimal("7.2") * 2 / 3600 / 16
+    assert money.expected_cost(price, 1_000, 100) == money.cost(Usage(1_000, output_tokens=100), price)
 
 
 def test_two_requests_never_both_pay_for_the_same_second() -> None:
