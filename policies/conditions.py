@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -45,10 +46,15 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a predicate holds (None: what it asks about is not known), and the sentence that says so."""
+    """Whether a predicate holds (None: what it asks about is not known), and what writes the sentence that says so."""
 
     holds: bool | None
-    why: str
+    tell: Callable[[], str]
+
+    @property
+    def why(self) -> str:
+        """The sentence, written when it is asked for: most decisions never do."""
+        return self.tell()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +131,22 @@ def _any_of(names: Sequence[str]) -> str:
 
 def _named(what: str, actual: str, wanted: Sequence[str]) -> Verdict:
     if actual in wanted:
-        return Verdict(True, f"{what} is {actual}")
-    return Verdict(False, f"{what} is {actual or 'not given'}, not {_any_of(wanted)}")
+        return Verdict(True, lambda: f"{what} is {actual}")
+    return Verdict(False, lambda: f"{what} is {actual or 'not given'}, not {_any_of(wanted)}")
 
 
 def _within(what: str, actual: float, wanted: Range) -> Verdict:
     held = wanted.holds(actual)
-    return Verdict(held, f"{what} {actual:g} is {'' if held else 'not '}{wanted}")
+    return Verdict(held, lambda: f"{what} {actual:g} is {'' if held else 'not '}{wanted}")
 
 
 def _flag(what: str, actual: bool, wanted: bool) -> Verdict:
-    return Verdict(actual == wanted, f"the request has {what}" if actual else f"the request has no {what}")
+    return Verdict(actual == wanted, lambda: f"the request has {what}" if actual else f"the request has no {what}")
 
 
 def _domain(wanted: Sequence[str], facts: Facts) -> Verdict:
     if facts.signals is None or not facts.signals.knows_domain:
-        return Verdict(None, "domain is not known (no signals)")
+        return Verdict(None, lambda: "domain is not known (no signals)")
     return _named("domain", facts.signals.domain, wanted)
 
 
@@ -158,7 +164,7 @@ Complexity: TypeAlias = Annotated[
 
 def _complexity(wanted: Range | tuple[Band, ...], facts: Facts) -> Verdict:
     if facts.signals is None or facts.signals.complexity is None:
-        return Verdict(None, "complexity is not known (no signals)")
+        return Verdict(None, lambda: "complexity is not known (no signals)")
     if isinstance(wanted, Range):
         return _within("complexity", round(facts.signals.complexity, 3), wanted)
     return _named("complexity", facts.signals.band or "", wanted)
@@ -235,9 +241,10 @@ class Hours(_Shape):
 
 def _time(wanted: Hours, facts: Facts) -> Verdict:
     if facts.now is None:
-        return Verdict(None, "the time is not known")
+        return Verdict(None, lambda: "the time is not known")
     held = wanted.holds(facts.now)
-    return Verdict(held, f"it is {DAYS[facts.now.weekday()]} {facts.now:%H:%M}, {'' if held else 'not '}{wanted}")
+    now = facts.now
+    return Verdict(held, lambda: f"it is {DAYS[now.weekday()]} {now:%H:%M}, {'' if held else 'not '}{wanted}")
 
 
 def _and(wanted: Iterable[When], facts: Facts) -> Verdict:
@@ -247,15 +254,15 @@ def _and(wanted: Iterable[When], facts: Facts) -> Verdict:
 def _or_else(wanted: Iterable[When], facts: Facts) -> Verdict:
     verdicts = [when.match(facts) for when in wanted]
     for truth in (True, None):
-        decisive = [verdict.why for verdict in verdicts if verdict.holds is truth]
+        decisive = [verdict for verdict in verdicts if verdict.holds is truth]
         if decisive:
-            return Verdict(truth, decisive[0])
-    return Verdict(False, "; ".join(verdict.why for verdict in verdicts))
+            return decisive[0]
+    return Verdict(False, lambda: _sentence(verdicts))
 
 
 def _not(wanted: When, facts: Facts) -> Verdict:
     verdict = wanted.match(facts)
-    return Verdict(None if verdict.holds is None else not verdict.holds, verdict.why)
+    return Verdict(None if verdict.holds is None else not verdict.holds, verdict.tell)
 
 
 def _all(verdicts: Iterable[Verdict]) -> Verdict:
@@ -263,10 +270,14 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
     if len(found) == 1:
         return found[0]
     for truth in (False, None):
-        decisive = [verdict.why for verdict in found if verdict.holds is truth]
+        decisive = [verdict for verdict in found if verdict.holds is truth]
         if decisive:
-            return Verdict(truth, "; ".join(decisive))
-    return Verdict(True, "; ".join(verdict.why for verdict in found) or "always")
+            return Verdict(truth, partial(_sentence, decisive))
+    return Verdict(True, lambda: _sentence(found) or "always")
+
+
+def _sentence(verdicts: Iterable[Verdict]) -> str:
+    return "; ".join(verdict.why for verdict in verdicts)
 
 
 class When(_Shape):

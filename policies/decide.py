@@ -93,19 +93,12 @@ def decide(loaded: Loaded, features: Features, signals: Signals | None, view: Vi
 
 def decide_afresh(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision:
     """Decide without taking anything for granted; `decide` gives the same, most often from a `Plan`."""
-    policy, target = loaded.policy, loaded.target(features.model, features.allowed)
+    target = loaded.target(features.model, features.allowed)
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
     case = _case(loaded, target, features, signals, view)
-    refused, placed = _refusal(case, target), ""
-    if refused is not None:
-        pick, steps = _Pick("", (refused.message,)), []
-    elif target.kind == "backend":
-        pick = _Pick("", (f"the request names the backend {target.name}",))
-        steps = [Step(s.tier, s.backend.name) for s in case.standings if s.backend.name == target.name]
-    else:
-        pick = _pick(case, target)
-        steps, placed = _plan(case, [pick.tier, *policy.fallback.get(pick.tier, ())])
+    refused, pick = _settle(case, target)
+    steps, placed = ([], "") if refused is not None else _steps(case, target, pick)
     left_out = case.narrowed[steps[0].tier].why if steps and steps[0].tier in case.narrowed else ""
     return Decision(
         steps=tuple(steps),
@@ -184,29 +177,49 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
     policy, target = loaded.policy, loaded.target(features.model)
     if isinstance(target, Refusal):
         return False
-    judged = judge_rules(policy, Facts(features))
-    open_questions = [rule for rule, verdict in judged if verdict.holds is None and rule.when.asks_signals()]
-    if any(rule.exclude for rule in open_questions) or any(budget.when.asks_signals() for budget in policy.budgets):
+    facts = Facts(features)
+    if target.kind == "auto":
+        if _left_open(policy, facts):
+            return True
+    elif target.kind == "tier" and policy.tiers[target.name].told_apart:
         return True
-    if target.kind != "auto":
-        return target.kind == "tier" and policy.tiers[target.name].told_apart
-    for rule, verdict in judged:
-        if rule.tier is not None and verdict.holds is not False:
-            return verdict.holds is None or policy.tiers[rule.tier].told_apart
+    excluding = [rule.when for rule in policy.rules if rule.exclude is not None and rule.when.asks_signals()]
+    return any(when.match(facts).holds is None for when in excluding) or any(
+        budget.when.asks_signals() for budget in policy.budgets
+    )
+
+
+def _left_open(policy: Policy, facts: Facts) -> bool:
+    """Say whether the rules leave open which backends answer, unless signals tell."""
+    for rule in policy.rules:
+        if rule.tier is not None and (holds := rule.when.match(facts).holds) is not False:
+            return holds is None or policy.tiers[rule.tier].told_apart
     return len(policy.tiers) > 1 or policy.tiers[policy.baseline].told_apart
 
 
 def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View) -> bool:
-    """Say whether a better look at the request could change the steps.
+    """Say whether a better look at the request could change the steps: whether any of `doubts` would."""
+    target = loaded.target(features.model, features.allowed)
+    if isinstance(target, Refusal):
+        return False
+    case = _case(loaded, target, features, signals, view)
+    refused, pick = _settle(case, target)
+    for other in doubts(loaded.policy, signals):
+        doubted = _under(loaded, target, case, other)
+        if doubted is case:
+            continue
+        other_refused, other_pick = _settle(doubted, target)
+        if (other_refused is None) != (refused is None):
+            return True
+        alike = other_pick.tier == pick.tier and doubted.standings is case.standings and not case.narrowed
+        if refused is None and not alike and _steps(doubted, target, other_pick)[0] != _steps(case, target, pick)[0]:
+            return True
+    return False
 
-    Decides again with each prediction at either end of its interval beside the baseline's, with every other domain that
-    is still likely, and with complexity moved both ways.
-    """
-    steps = decide(loaded, features, signals, view).steps
-    return any(decide(loaded, features, other, view).steps != steps for other in _doubts(loaded.policy, signals))
 
-
-def _doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
+def doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
+    """Give what a better look might say: each prediction at either end of its interval beside the baseline's, every
+    other domain that is still likely, and complexity moved both ways."""
     baseline = signals.success.get(policy.baseline)
     far = {
         tier: 0.0 if tier == policy.baseline else uncertainty(success, baseline, signals)
@@ -225,14 +238,34 @@ def _doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
 
 
 def _moved(success: Success, by: float) -> Success:
-    return replace(success, probability=min(1.0, max(0.0, success.probability + by)))
+    moved = min(1.0, max(0.0, success.probability + by))
+    return Success(moved, success.standard_error, success.source, success.shared, success.enough)
+
+
+def _under(loaded: Loaded, target: Target, case: _Case, signals: Signals) -> _Case:
+    """Give the case as it is under other signals, with everything of it that they leave alone."""
+    policy, known = case.policy, case.signals
+    if known is None or signals.domain != known.domain or case.view.exceeded:
+        return _case(loaded, target, case.features, signals, case.view)
+    if signals.complexity != known.complexity:
+        rules = judge_rules(policy, Facts(case.features, signals, case.view.now))
+        if any(now.holds is not before.holds for (_, now), (_, before) in zip(rules, case.rules, strict=True)):
+            return _case(loaded, target, case.features, signals, case.view)
+    if signals.success is known.success:
+        return case
+    options = {
+        tier: Option(tier, option.order, signals.success.get(tier), option.cost)
+        for tier, option in case.options.items()
+    }
+    moved = replace(case, signals=signals, baseline=options[policy.baseline], options=options, narrowed={})
+    return _narrow(moved, target.objective or policy.objective)
 
 
 def _case(loaded: Loaded, target: Target, features: Features, signals: Signals | None, view: View) -> _Case:
     policy = loaded.policy
     rules = judge_rules(policy, Facts(features, signals, view.now))
     over, spent = [], {}
-    for budget in budgets_for(loaded, features, signals, view):
+    for budget in budgets_for(loaded, features, signals, view) if view.exceeded else ():
         for name in view.exceeded:
             if name == budget.name:
                 over.append(budget)
@@ -318,6 +351,16 @@ def _refusal(case: _Case, target: Target) -> Refusal | None:
     return None if any(standing.able for standing in asked) else refusal(asked)
 
 
+def _settle(case: _Case, target: Target) -> tuple[Refusal | None, _Pick]:
+    """Refuse the request, or choose where it goes."""
+    refused = _refusal(case, target)
+    if refused is not None:
+        return refused, _Pick("", (refused.message,))
+    if target.kind == "backend":
+        return None, _Pick("", (f"the request names the backend {target.name}",))
+    return None, _pick(case, target)
+
+
 def _pick(case: _Case, target: Target) -> _Pick:
     """Choose a tier of which, or of whose fallbacks, something can serve."""
     eligible = case.eligible()
@@ -382,6 +425,13 @@ def _explored(case: _Case, pick: _Pick, eligible: Sequence[str]) -> _Pick:
     tier = eligible[min(int(draw / by_chance), len(eligible) - 1)]
     odds = 1 - rate + by_chance if tier == pick.tier else by_chance
     return replace(pick, tier=tier, propensity=odds, reasons=(*pick.reasons, f"exploring: {tier} by chance"))
+
+
+def _steps(case: _Case, target: Target, pick: _Pick) -> tuple[list[Step], str]:
+    """Plan the calls of a request that is not refused, and say why the first is first."""
+    if target.kind == "backend":
+        return [Step(s.tier, s.backend.name) for s in case.standings if s.backend.name == target.name], ""
+    return _plan(case, [pick.tier, *case.policy.fallback.get(pick.tier, ())])
 
 
 def _plan(case: _Case, tiers: Sequence[str]) -> tuple[list[Step], str]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from policies.decide import DOUBT, budgets_for, could_flip, decide, decide_afresh, needs_signals
+from policies.decide import DOUBT, budgets_for, could_flip, decide, decide_afresh, doubts, needs_signals
 from policies.document import Loaded
 from policies.objective import gain_error
 from policies.values import Features, Session, Signals, Step, Success, View
@@ -157,6 +157,20 @@ def test_what_could_not_flip_does_not(keep: float, predicted: dict[str, Success]
 
     other = replace(known, success={tier: moved(tier, success) for tier, success in predicted.items()})
     assert decide(loaded, PLAIN, other, a_view()).steps == decide(loaded, PLAIN, known, a_view()).steps
+
+
+@MANY
+@given(policies, features, signals, views)
+def test_what_could_flip_is_what_would_be_decided_otherwise(
+    loaded: Loaded, asked: Features, known: Signals | None, view: View
+) -> None:
+    """Requests are also made such that nothing stands in their way, as it mostly is."""
+    assume(known is not None)
+    assert known is not None
+    for request in (asked, replace(asked, input_tokens=min(asked.input_tokens, 500), model="auto", allowed=None)):
+        steps = decide(loaded, request, known, view).steps
+        otherwise = [decide(loaded, request, other, view).steps for other in doubts(loaded.policy, known)]
+        assert could_flip(loaded, request, known, view) is any(other != steps for other in otherwise)
 
 
 def test_the_cheapest_that_keeps_quality_is_chosen() -> None:
