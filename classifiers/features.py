@@ -7,7 +7,7 @@ client sends, classifiers read at most `MAX_TEXT` characters of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import log1p
 from typing import Final
 
@@ -65,7 +65,7 @@ def extract(
         last_characters=len(user[-1].strip()) if user else 0,
         system_text=trim("\n".join(s for s in system if s), MAX_TEXT) if system else "",
         turns=max(1, len(user)),
-        input_tokens=_input_tokens(body, messages),
+        input_tokens=_input_tokens(body, messages, estimate_tokens),
         max_output_tokens=_positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens")),
         choices=_positive(body.get("n")) or 1,
         stream=body.get("stream") is True,
@@ -175,19 +175,27 @@ def _tokens(raw: bytes) -> int:
     return int(np.ceil(counts @ _TOKEN_WEIGHTS))
 
 
-def _input_tokens(body: Mapping[str, object], messages: Sequence[Mapping[str, object]]) -> int:
+def count_input(body: Mapping[str, object], count: Callable[[str], int]) -> int:
+    """Tokens of everything that a chat body would send: of texts by ``count``, of images and audio as estimated."""
+    return _input_tokens(body, [m for m in _list(body.get("messages")) if isinstance(m, dict)], count)
+
+
+def _input_tokens(
+    body: Mapping[str, object], messages: Sequence[Mapping[str, object]], count: Callable[[str], int]
+) -> int:
     total = 3
     for message in messages:
         content = message.get("content")
         total += _MESSAGE_TOKENS
-        total += estimate_tokens(content) if isinstance(content, str) else _content_tokens(content)
+        total += count(content) if isinstance(content, str) else _content_tokens(content, count)
         if len(message) > 2:
-            total += _json_tokens([v for k, v in message.items() if k not in ("content", "role")])
+            total += _json_tokens([v for k, v in message.items() if k not in ("content", "role")], count)
     form = body.get("response_format")
-    return total + _json_tokens([body.get("tools"), body.get("functions"), form if isinstance(form, dict) else None])
+    schemas = [body.get("tools"), body.get("functions"), form if isinstance(form, dict) else None]
+    return total + _json_tokens(schemas, count)
 
 
-def _content_tokens(content: object) -> int:
+def _content_tokens(content: object, count: Callable[[str], int]) -> int:
     total = 0
     for part in _parts(content):
         kind = part.get("type")
@@ -198,19 +206,19 @@ def _content_tokens(content: object) -> int:
         elif kind in _AUDIO_PARTS or kind in ("file", "input_file"):
             total += sum(len(s) for s in _strings(part)) // _BLOB_CHARS_PER_TOKEN + 50
         else:
-            total += estimate_tokens(_str(part.get("text")) or _str(part.get("refusal")))
-    return total + sum(estimate_tokens(p) for p in _list(content) if isinstance(p, str))
+            total += count(_str(part.get("text")) or _str(part.get("refusal")))
+    return total + sum(count(p) for p in _list(content) if isinstance(p, str))
 
 
-def _json_tokens(values: Sequence[object]) -> int:
-    """Estimated tokens of values as JSON: written and counted as a whole, however many they are made of."""
+def _json_tokens(values: Sequence[object], count: Callable[[str], int]) -> int:
+    """Tokens of values as JSON: written and counted as a whole, however many they are made of."""
     given = [value for value in values if value is not None]
     if not given:
         return 0
     try:
-        return _tokens(orjson.dumps(given))
+        return count(orjson.dumps(given).decode())
     except orjson.JSONEncodeError:
-        return sum(estimate_tokens(text) + 2 for text in _strings(given))
+        return sum(count(text) + 2 for text in _strings(given))
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -10,11 +10,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from policies import schema
-from policies.values import Attempt, Decision
+from policies.values import Decision
 from router.backends import Backend
 from router.errand import Answer, Errand, Order
 from router.lane import Lane
 from router.slots import Slots
+from router.trail import Trail
 from router.wheel import Wheel
 
 __all__ = ["Answer", "Dispatcher", "Order"]
@@ -62,13 +63,13 @@ class Dispatcher:
         self.retries = policy.retries
         self._deadline = policy.timeouts.deadline.total_seconds()
 
-    def run(self, order: Order, decision: Decision, trail: list[Attempt] | None = None) -> Awaitable[Answer]:
+    def run(self, order: Order, decision: Decision, trail: Trail | None = None) -> Awaitable[Answer]:
         """Make attempts until one answers. Raises `Exhausted` when none does, before a byte of content.
 
-        ``trail``, an empty list, gets every attempt as it ends, those of a call that is cancelled too. Cancelling it
+        ``trail``, an empty one, gets every attempt as it ends, those of a call that is cancelled too. Cancelling it
         stops the backend.
         """
-        attempts = [] if trail is None else trail
+        attempts = Trail() if trail is None else trail
         return Errand(self, order, decision, attempts, self.clock() + self._deadline).run()
 
     def in_flight(self) -> dict[str, int]:

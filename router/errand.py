@@ -21,6 +21,8 @@ from router import escalation, stream
 from router.backends import USAGE_PATHS, Call
 from router.errors import REQUEST_KINDS, Exhausted, UpstreamError
 from router.lane import Flight, Lane
+from router.trail import Trail
+from router.usage import Said
 
 if TYPE_CHECKING:
     from router.dispatch import Dispatcher
@@ -33,7 +35,7 @@ _SLACK = 0.002
 class Order:
     """What to ask a backend: the path under its base URL, the client's body as JSON, and how the client wants it.
 
-    ``input_tokens`` is the request's estimated size: what is billed where a backend reports no usage.
+    ``input_tokens`` is the request's estimated size: what stands in the trail where a backend reports no usage.
     """
 
     path: str
@@ -51,7 +53,7 @@ class Answer:
 
     __slots__ = ("_events", "_flight", "_trail", "content_type", "model", "step", "whole")
 
-    def __init__(self, flight: Flight, trail: list[Attempt], body: stream.Stream | bytes) -> None:
+    def __init__(self, flight: Flight, trail: Trail, body: stream.Stream | bytes) -> None:
         headers = flight.reply.headers
         self.step, self.model = flight.step, flight.model
         self.content_type = headers.get("content-type") or "application/json"
@@ -93,9 +95,7 @@ class Errand:
 
     __slots__ = ("_deadline", "_decision", "_dispatcher", "_errors", "_order", "_poor", "_queued", "_trail")
 
-    def __init__(
-        self, dispatcher: Dispatcher, order: Order, decision: Decision, trail: list[Attempt], deadline: float
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, order: Order, decision: Decision, trail: Trail, deadline: float) -> None:
         """``trail`` gets every attempt as it ends. ``deadline`` is over all of them, on the loop's clock."""
         self._dispatcher, self._order, self._decision = dispatcher, order, decision
         self._trail, self._deadline = trail, deadline
@@ -227,7 +227,9 @@ class Errand:
     def _open(self, lane: Lane, flight: Flight, body: bytes) -> Answer:
         """From a whole response to an answer."""
         seen = stream.whole(body, self._order.path)
-        flight.usage, flight.characters = seen.usage, seen.characters
+        flight.usage = seen.usage
+        if seen.usage is None:
+            flight.said = Said(seen.text)
         if self._order.stream:
             raise UpstreamError("malformed", "The backend was asked for a stream and did not send one.", status=200)
         flight.first()

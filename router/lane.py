@@ -14,7 +14,8 @@ from router import breaker
 from router.backends import Backend, Reply
 from router.errors import UpstreamError
 from router.slots import Slots
-from router.usage import estimate
+from router.trail import Trail, Uncounted
+from router.usage import Said, estimate
 from router.watch import Watch
 from router.wheel import Wheel
 
@@ -152,12 +153,12 @@ class Flight:
     """
 
     __slots__ = (
-        "_gpu_id", "_input_tokens", "_lane", "_probe", "_reply", "_trail", "attempt", "characters",
-        "cost_nanos", "landed", "started", "step", "ttft_ms", "usage", "watch",
+        "_gpu_id", "_input_tokens", "_lane", "_probe", "_reply", "_trail", "attempt", "cost_nanos",
+        "landed", "said", "started", "step", "ttft_ms", "usage", "watch",
     )  # fmt: skip
 
     def __init__(
-        self, lane: Lane, step: Step, input_tokens: int, patience: float, deadline: float, trail: list[Attempt],
+        self, lane: Lane, step: Step, input_tokens: int, patience: float, deadline: float, trail: Trail,
         *, probe: bool = False,
     ) -> None:  # fmt: skip
         """The first phase must be over in ``patience`` seconds and by ``deadline``; ``trail`` gets the attempt."""
@@ -166,7 +167,7 @@ class Flight:
         self._reply: Reply | None = None
         self.started = lane.clock()
         self.usage: Usage | None = None
-        self.characters = 0
+        self.said: Said | None = None
         self.cost_nanos: int | None = None
         self.ttft_ms: float | None = None
         self.attempt: Attempt | None = None
@@ -236,7 +237,8 @@ class Flight:
         if error is not None and error.phase == "connect":
             phase = "connect"
         if self.usage is None and _worked(kind, phase, error):
-            self.usage = estimate(self._input_tokens, self.characters)
+            self.usage = estimate(self._input_tokens, self.said)
+            self._trail.uncounted.append(Uncounted(self.usage, self.said, lane.price))
         self.attempt = Attempt(
             backend=self.step.backend,
             tier=self.step.tier,

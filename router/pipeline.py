@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from math import ceil
 from random import random
 from secrets import token_hex
@@ -20,7 +21,7 @@ from policies import money
 from policies.conditions import headers_read, texts_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
-from policies.values import Attempt, Counterfactual, Decision, Entry, Features, Outcome, Refusal, Signals, Usage, View
+from policies.values import Counterfactual, Decision, Entry, Features, Outcome, Refusal, Signals, Usage, View
 from router.admission import Admission
 from router.affinity import Trace
 from router.baseline import Baseline, baseline_backend
@@ -34,6 +35,7 @@ from router.ledger.ledger import Ledger
 from router.signals import SignalReader
 from router.state.store import Store
 from router.telemetry import Telemetry
+from router.trail import Trail
 from router.wire import ChatRequest
 
 
@@ -93,7 +95,7 @@ class _Exchange:
     prompt: Trace = ()
     answer: Answer | None = None
     used: _Used | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: Trail = field(default_factory=Trail)
     status: int = 499
     outcome: Outcome = "cancelled"
     overhead_ms: float | None = None
@@ -203,7 +205,12 @@ class Pipeline:
             self._serving -= 1
             if self._retired and not self._serving:
                 self._idle.set()
-            self._write_down(exchange)
+            self._remember(exchange)
+            write_down = partial(self._write_down, exchange, exchange.elapsed_ms())
+            if exchange.attempts.uncounted:
+                self._ledger.counting.later(exchange.attempts, request.body, write_down)
+            else:
+                write_down()
 
     async def _answer(self, exchange: _Exchange) -> Served:
         """The answer as soon as it has begun, or the error that stands in for it."""
@@ -227,6 +234,8 @@ class Pipeline:
             return self._failed(exchange, error, error.attempts[-1].outcome if error.attempts else "rejected")
         except RequestError as error:
             return self._failed(exchange, error, "rejected")
+        if answer.whole is not None and exchange.attempts.uncounted:
+            await self._ledger.counting.settle(exchange.attempts, request.body)
         exchange.opened(answer)
         self.fleet.served(answer.step.backend, exchange.prompt)
         headers = [(b"content-type", printable(answer.content_type)), *self._headers(exchange)]
@@ -273,13 +282,19 @@ class Pipeline:
             exchange.used = _Used(last.usage, counterfactual, nanos)
         return exchange.used
 
-    def _write_down(self, exchange: _Exchange) -> None:
-        """Make the entry, whatever happened; remember the session where there was an answer."""
+    def _remember(self, exchange: _Exchange) -> None:
+        """Remember the session where there was an answer."""
+        choice, answer, session = exchange.choice, exchange.answer, self.loaded.policy.session
+        if choice is not None and answer is not None and session.sticky:
+            following = next_session(self.loaded, choice.decision, choice.signals, choice.view, answer.step)
+            self._store.remember(exchange.request.features.conversation, following, session.ttl)
+
+    def _write_down(self, exchange: _Exchange, total_ms: float) -> None:
+        """Make the entry, whatever happened."""
         request, attempts, answer = exchange.request, tuple(exchange.attempts), exchange.answer
         choice = exchange.choice or self._undecided(request.features)
         last = attempts[-1] if attempts else None
         used = self._used(exchange)
-        total_ms = exchange.elapsed_ms()
         overhead_ms = exchange.overhead_ms
         if overhead_ms is None:
             overhead_ms = max(0.0, total_ms - exchange.waited_ms())
@@ -311,9 +326,6 @@ class Pipeline:
         )
         self._ledger.record(entry, exchange.grant)
         self._telemetry.left(entry)
-        if answer is not None and self.loaded.policy.session.sticky:
-            session = next_session(self.loaded, choice.decision, choice.signals, choice.view, answer.step)
-            self._store.remember(request.features.conversation, session, self.loaded.policy.session.ttl)
 
     def _undecided(self, features: Features) -> Choice:
         """What stands in the entry of a client that left before the decision."""

@@ -78,14 +78,19 @@ def _listed(model: str) -> Mapping[str, Any] | None:
     return listed if listed is not None and listed.get("litellm_provider") == provider else None
 
 
-@lru_cache(maxsize=1)
-def _price_map() -> Mapping[str, Mapping[str, Any]]:
-    """The map, or an empty one where litellm is not installed."""
+def litellm_file(name: str) -> Path | None:
+    """A file that comes with litellm; None where there is none. litellm is not imported."""
     try:
         files = distribution("litellm").files or []
     except PackageNotFoundError:
-        return {}
-    found = next((Path(str(file.locate())) for file in files if file.name == _FILE), None)
+        return None
+    return next((Path(str(file.locate())) for file in files if file.name == name), None)
+
+
+@lru_cache(maxsize=1)
+def _price_map() -> Mapping[str, Mapping[str, Any]]:
+    """The map, or an empty one where litellm is not installed."""
+    found = litellm_file(_FILE)
     if found is None:
         return {}
     prices: dict[str, Mapping[str, Any]] = orjson.loads(found.read_bytes())

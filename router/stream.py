@@ -16,7 +16,7 @@ import orjson
 from router import sse
 from router.errors import UpstreamError, client_status, in_body, shape
 from router.lane import Flight
-from router.usage import Look, look, usage_in
+from router.usage import Look, Said, look, usage_in
 
 LARGEST_HELD = 256 * 1024
 """Bytes without content after which a stream is committed anyway."""
@@ -33,7 +33,7 @@ Cost = Callable[[], float | None]
 def whole(body: bytes, path: str) -> Look:
     """Check an answer that is not streamed, and look at it. Raises `UpstreamError` where it is not an answer.
 
-    Its characters are counted only where it does not state its usage: nobody asks for them elsewhere.
+    Its text is looked for only where it does not state its usage: nobody asks for it elsewhere.
     """
     document = _document(body)
     if document.get("error"):
@@ -59,6 +59,7 @@ class Stream:
         ``cost`` gives the request's dollars so far, None where unpriced.
         """
         self._flight = flight
+        self._said = flight.said = Said()
         self._chunks = chunks
         self._splitter = sse.Splitter()
         self._wants_usage = wants_usage
@@ -202,8 +203,9 @@ class Stream:
         document = _document(data)
         if document.get("error"):
             raise in_body(document["error"])
-        characters, content, finished, usage, bare_usage = look(document)
-        self._flight.characters += characters
+        text, content, finished, usage, bare_usage = look(document)
+        if text and self._flight.usage is None:
+            self._said.add(text)
         if content or self._any_event:
             self._committed = self._moved = True
         if usage is not None:

@@ -6,22 +6,28 @@ searching its bytes for the four things that matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from io import StringIO
+from typing import Any, Final, NamedTuple
 
 from policies.values import Usage
 
 CHARACTERS_PER_TOKEN = 4
-"""What an estimate assumes where a backend reports no usage; about right for English with today's tokenizers.
+"""What a first estimate assumes; about right for English with today's tokenizers.
 
 A character beyond ASCII counts as its bytes in UTF-8, which makes a Cyrillic letter half a token and a Chinese one
-three quarters, about what they are.
+three quarters, about what they are. `router.ledger.counting` puts a tokenizer's count in its place.
 """
+
+KEPT_CHARACTERS: Final = 65_536
+"""How much of an answer's text is kept for counting: as long as answers get where nobody asks for longer ones."""
 
 _SAID = frozenset(
     {"content", "reasoning_content", "reasoning", "refusal", "text", "tool_calls", "function_call", "audio", "images"}
 )
+_UNSAID = frozenset({"id", "type", "data", "b64_json", "url", "image_url", "signature", "format"})
+"""What stands beside text in tool calls, audio and images, and is no text that a model wrote token by token."""
 _PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 
 
@@ -68,29 +74,45 @@ def usage_in(document: Mapping[str, Any]) -> Usage | None:
     return usage
 
 
-def estimate(input_tokens: int, characters: int) -> Usage:
+class Said:
+    """What an answer has said: its ``text``, of which `KEPT_CHARACTERS` are kept, and how many there are ``beyond``."""
+
+    __slots__ = ("_text", "beyond")
+
+    def __init__(self, text: str = "") -> None:
+        self._text = StringIO()
+        self.beyond = 0
+        self.add(text)
+
+    def add(self, text: str) -> None:
+        """Take what it says next."""
+        room = KEPT_CHARACTERS - self._text.tell()
+        if len(text) > room:
+            self.beyond += len(text) - room
+            text = text[:room]
+        self._text.write(text)
+
+    @property
+    def text(self) -> str:
+        """What is kept."""
+        return self._text.getvalue()
+
+
+def estimate(input_tokens: int, said: Said | None) -> Usage:
     """A usage of our own, for an attempt whose backend reported none: marked as not measured."""
-    return Usage(input_tokens=input_tokens, output_tokens=-(-characters // CHARACTERS_PER_TOKEN), measured=False)
-
-
-def input_estimate(body: Mapping[str, Any]) -> int:
-    """Tokens of a request's text, four characters each, three more per message; images and audio are not counted."""
-    messages = body.get("messages")
-    count = 3 * len(messages) if isinstance(messages, list) else 0
-    given = (body.get(name) for name in ("messages", "prompt", "input", "instructions", "system", "tools"))
-    return count + -(-sum(map(_length, given)) // CHARACTERS_PER_TOKEN)
+    size = 0 if said is None else len(said.text.encode(errors="replace")) + said.beyond
+    return Usage(input_tokens=input_tokens, output_tokens=-(-size // CHARACTERS_PER_TOKEN), measured=False)
 
 
 class Look(NamedTuple):
     """What one document of an answer, a whole body or one chunk, holds. (A tuple, because one is made for each chunk.)
 
-    ``characters`` of generated text (tool arguments and reasoning too) over all choices, those beyond ASCII by their
-    bytes. ``finished`` counts choices that state a finish reason. ``content`` says that there is something to read:
-    text, a tool call, or an end. ``bare_usage`` is usage and no choices: the chunk that a client sees only if it asked
-    for usage.
+    ``text`` is what was generated, names and arguments of tools and reasoning too, over all choices. ``finished``
+    counts choices that state a finish reason. ``content`` says that there is something to read: text, a tool call, or
+    an end. ``bare_usage`` is usage and no choices: the chunk that a client sees only if it asked for usage.
     """
 
-    characters: int = 0
+    text: str = ""
     content: bool = False
     finished: int = 0
     usage: Usage | None = None
@@ -101,7 +123,7 @@ def look(document: Mapping[str, Any]) -> Look:
     """Look at one chunk, or at one whole answer. Never raises, whatever the document holds."""
     choices = document.get("choices")
     usage = usage_in(document) if document.get("usage") else None
-    characters, content, finished = 0, False, 0
+    text, content, finished = "", False, 0
     if type(choices) is list:
         for choice in choices:
             if type(choice) is not dict:
@@ -111,18 +133,23 @@ def look(document: Mapping[str, Any]) -> Look:
                 for name, value in part.items():
                     if value and name in _SAID:
                         content = True
-                        characters += len(value) if type(value) is str and value.isascii() else _length(value)
+                        said = value if type(value) is str else "".join(_texts(value))
+                        text = text + said if text else said
             if choice.get("finish_reason"):
                 finished += 1
-    return Look(characters, content or finished > 0, finished, usage, usage is not None and not choices)
+    return Look(text, content or finished > 0, finished, usage, usage is not None and not choices)
 
 
-def _length(value: object) -> int:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
-        return 0 if value.startswith("data:") else len(value if value.isascii() else value.encode("utf-8", "replace"))
-    if isinstance(value, dict):
-        return sum(map(_length, value.values()))
-    return sum(map(_length, value)) if isinstance(value, list) else 0
+        yield value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if name not in _UNSAID:
+                yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def _count(stated: Mapping[str, Any], *names: str) -> int | None:

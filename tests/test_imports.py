@@ -83,6 +83,7 @@ def test_async_appears_only_in_the_router() -> None:
     ("packages", "places"),
     [
         ({"litellm"}, {"router/backends/hosted.py"}),
+        ({"tiktoken"}, {"router/ledger/counting.py"}),
         ({"torch", "sentence_transformers"}, {"classifiers/torch_encoder.py"}),
         ({"redis"}, {"router/state"}),
         ({"httptools"}, {"router/backends/http1.py"}),

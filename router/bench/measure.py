@@ -79,7 +79,7 @@ async def _timed(backend: Backend, body: dict[str, Any], started: float) -> Timi
                     continue
                 seen = look(orjson.loads(payload))
                 usage = seen.usage or usage
-                said += seen.characters > 0
+                said += seen.text != ""
                 if seen.content and first is None:
                     first = perf_counter()
     except orjson.JSONDecodeError:

@@ -14,6 +14,7 @@ from policies.money import GpuClock
 from policies.schema import LedgerSettings
 from policies.values import Entry
 from router.ledger.budgets import Grant, charges
+from router.ledger.counting import Counting
 from router.ledger.feedback import Feedback
 from router.ledger.journal import Journal
 from router.ledger.journal_file import Line
@@ -36,7 +37,7 @@ _KEEP = LedgerSettings()
 
 
 class Ledger:
-    """The books of one proxy process."""
+    """The books of one proxy process; ``counting`` counts tokens for entries before they are recorded."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Ledger:
         self._draining: list[tuple[str, GpuClock]] = []
         self._metered_at = 0.0
         self._keep = keep
+        self.counting = Counting()
         self._stopping = asyncio.Event()
 
     def record(self, entry: Entry, grant: Grant = _NO_GRANT) -> None:
@@ -114,6 +116,7 @@ class Ledger:
 
     async def stop(self) -> None:
         """Commit everything taken, ship what the store will have within a few seconds, and end."""
+        await self.counting.close()
         self._stopping.set()
         if self._shipping is not None:
             await self._shipping

@@ -14,11 +14,12 @@ class Said:
     """What a backend says in answer to one request.
 
     ``billed`` is what comes of it where nothing disturbs it, as in `faults.Seen`: ``10/3`` stands for ``tokens``, those
-    that are stated.
+    that are stated. ``asked`` is what a tokenizer counts in the request: what an estimate of ours takes it for.
     """
 
     billed: str
     tokens: tuple[int, int]
+    asked: int
 
 
 @dataclass
@@ -95,11 +96,11 @@ class Audit:
         elif _early(attempt):
             self.early += 1
             self.unread += whole
-            self._expect(used is None or used[0] == entry.features.input_tokens, entry, attempt, "not our estimate")
+            self._expect(used is None or used[0] == said.asked, entry, attempt, "not our estimate")
         elif said.billed == "nothing":
             self._expect(usage is None, entry, attempt, "billed for nothing")
         else:
-            guess = (entry.features.input_tokens, int(said.billed.partition("/")[2])) if estimated else None
+            guess = (said.asked, int(said.billed.partition("/")[2])) if estimated else None
             self._expect(used is not None and used == guess, entry, attempt, f"upstream said {said}")
         per_input, per_output = self.prices[attempt.backend]
         cost = 0 if used is None else used[0] * per_input + used[1] * per_output

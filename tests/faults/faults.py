@@ -48,7 +48,7 @@ FAULTS: list[Fault] = []
 SHORT = "400ms"
 
 OK = Seen("ok", "ok", "10/3")
-ESTIMATED = Seen("ok", "ok", "~10/4")
+ESTIMATED = Seen("ok", "ok", "~12/3")
 
 
 def fault(name: str, stream: Seen, whole: Seen | None = None, **more: Any) -> Any:
@@ -144,12 +144,12 @@ async def _stale(peer: Peer) -> None:
         await well(peer)
 
 
-@fault("silence before headers", elsewhere("timeout@headers", "~10/0"), patience=SHORT)
+@fault("silence before headers", elsewhere("timeout@headers", "~12/0"), patience=SHORT)
 async def _silent(peer: Peer) -> None:
     await peer.silence()
 
 
-@fault("silence before the first token", elsewhere("timeout@first_token", "~10/0"), patience=SHORT)
+@fault("silence before the first token", elsewhere("timeout@first_token", "~12/0"), patience=SHORT)
 async def _headers_only(peer: Peer) -> None:
     await peer.head()
     if peer.stream:
@@ -157,7 +157,7 @@ async def _headers_only(peer: Peer) -> None:
     await peer.silence()
 
 
-@fault("pings and no token", elsewhere("timeout@first_token", "~10/0"), patience=SHORT)
+@fault("pings and no token", elsewhere("timeout@first_token", "~12/0"), patience=SHORT)
 async def _pings(peer: Peer) -> None:
     await peer.head()
     while True:
@@ -167,8 +167,8 @@ async def _pings(peer: Peer) -> None:
 
 @fault(
     "stall mid-stream",
-    broken("Hello wide", "timeout@stream", "~10/3"),
-    elsewhere("timeout@first_token", "~10/0"),
+    broken("Hello wide", "timeout@stream", "~12/2"),
+    elsewhere("timeout@first_token", "~12/0"),
     patience=SHORT,
 )
 async def _stall(peer: Peer) -> None:
@@ -179,8 +179,8 @@ async def _stall(peer: Peer) -> None:
 
 @fault(
     "stall behind pings",
-    broken("Hello", "timeout@stream", "~10/2"),
-    elsewhere("timeout@first_token", "~10/0"),
+    broken("Hello", "timeout@stream", "~12/1"),
+    elsewhere("timeout@first_token", "~12/0"),
     patience=SHORT,
 )
 async def _stall_pinging(peer: Peer) -> None:
@@ -191,13 +191,13 @@ async def _stall_pinging(peer: Peer) -> None:
         await asyncio.sleep(0.02)
 
 
-@fault("cut mid-stream", broken("Hello wide", "cut@stream", "~10/3"), twice("cut@first_token", "~10/0"))
+@fault("cut mid-stream", broken("Hello wide", "cut@stream", "~12/2"), twice("cut@first_token", "~12/0"))
 async def _cut(peer: Peer) -> None:
     await peer.head()
     await peer.piece(ROLE + SAID[0] + SAID[1] + SAID[2][:40] if peer.stream else b'{"id": "c1", "choi')
 
 
-@fault("reset mid-stream", broken("Hello wide", "cut@stream", "~10/3"), twice("cut@first_token", "~10/0"))
+@fault("reset mid-stream", broken("Hello wide", "cut@stream", "~12/2"), twice("cut@first_token", "~12/0"))
 async def _reset_late(peer: Peer) -> None:
     await peer.head()
     await peer.piece(ROLE + SAID[0] + SAID[1] if peer.stream else b'{"id": "c1", "choi')
@@ -205,18 +205,18 @@ async def _reset_late(peer: Peer) -> None:
     peer.reset()
 
 
-@fault("cut before content", twice("cut@first_token", "~10/0"))
+@fault("cut before content", twice("cut@first_token", "~12/0"))
 async def _cut_early(peer: Peer) -> None:
     await peer.head()
     await peer.piece(ROLE if peer.stream else b"{")
 
 
-@fault("ended mid-stream", broken("Hello wide", "cut@stream", "~10/3"), twice("malformed@first_token", "~10/0"))
+@fault("ended mid-stream", broken("Hello wide", "cut@stream", "~12/2"), twice("malformed@first_token", "~12/0"))
 async def _ended(peer: Peer) -> None:
     await say(peer, ROLE, SAID[0], SAID[1]) if peer.stream else await peer.whole(200, b'{"id": "c1", "choi')
 
 
-@fault("shorter than its content-length", broken("Hello", "cut@stream", "~10/2"), twice("cut@first_token", "~10/0"))
+@fault("shorter than its content-length", broken("Hello", "cut@stream", "~12/1"), twice("cut@first_token", "~12/0"))
 async def _short(peer: Peer) -> None:
     kind, part = ("text/event-stream", ROLE + SAID[0]) if peer.stream else ("application/json", b'{"id":')
     await peer.raw(b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-length: 9999\r\n\r\n%s" % (kind.encode(), part))
@@ -235,14 +235,14 @@ async def _cut_at_end(peer: Peer) -> None:
     return await peer.piece(b"".join((ROLE, *SAID, STOP)))
 
 
-@fault("malformed chunk", broken("Hello", "malformed@stream", "~10/2"), twice("malformed@first_token", "~10/0"))
+@fault("malformed chunk", broken("Hello", "malformed@stream", "~12/1"), twice("malformed@first_token", "~12/0"))
 async def _malformed(peer: Peer) -> None:
     if peer.stream:
         return await say(peer, ROLE, SAID[0], b'data: {"id": "c1", "choices": [{]}\n\n', *SAID[1:], STOP, DONE)
     return await peer.whole(200, b'{"id": "c1", "choices": [{]}')
 
 
-@fault("malformed first chunk", twice("malformed@first_token", "~10/0"))
+@fault("malformed first chunk", twice("malformed@first_token", "~12/0"))
 async def _malformed_first(peer: Peer) -> None:
     if peer.stream:
         return await say(peer, b"data: {{{\n\n", *SAID, STOP, DONE)
@@ -266,14 +266,14 @@ async def _overloaded(peer: Peer) -> None:
     await say(peer, ROLE, event(error)) if peer.stream else await peer.whole(200, error)
 
 
-@fault("error event mid-stream", broken("Hello", "server_error@stream", "~10/2"), twice("server_error@first_token"))
+@fault("error event mid-stream", broken("Hello", "server_error@stream", "~12/1"), twice("server_error@first_token"))
 async def _error_late(peer: Peer) -> None:
     error = {"error": {"message": "engine died with key sk-live-aaaaaaaaaaaaaaaa", "code": 500}}
     await say(peer, ROLE, SAID[0], event(error)) if peer.stream else await peer.whole(200, error)
 
 
 @fault(
-    "slow drip", broken("Hello", "timeout@stream", "~10/2"), elsewhere("timeout@first_token", "~10/0"), patience=SHORT
+    "slow drip", broken("Hello", "timeout@stream", "~12/1"), elsewhere("timeout@first_token", "~12/0"), patience=SHORT
 )
 async def _drip(peer: Peer) -> None:
     await peer.head()
@@ -289,7 +289,7 @@ async def _flap(peer: Peer) -> None:
     await (peer.whole(500, {"error": {"message": "not now"}}) if peer.number % 2 else well(peer))
 
 
-@fault("bad chunk size", broken("Hello", "cut@stream", "~10/2"), twice("cut@first_token", "~10/0"))
+@fault("bad chunk size", broken("Hello", "cut@stream", "~12/1"), twice("cut@first_token", "~12/0"))
 async def _bad_chunk(peer: Peer) -> None:
     await peer.head()
     await peer.piece(ROLE + SAID[0] if peer.stream else b'{"id"')
@@ -315,7 +315,7 @@ async def _endless_headers(peer: Peer) -> None:
         await asyncio.sleep(0)
 
 
-@fault("an HTML page", twice("malformed@first_token", "~10/0"))
+@fault("an HTML page", twice("malformed@first_token", "~12/0"))
 async def _html(peer: Peer) -> None:
     await peer.whole(200, b"<html><body>Welcome to nginx!</body></html>", kind="application/json")
 
@@ -342,24 +342,24 @@ def _bomb_of_nothing() -> bytes:
 BOMB = _bomb_of_nothing()
 
 
-@fault("gzip bomb", twice("malformed@first_token", "~10/0"))
+@fault("gzip bomb", twice("malformed@first_token", "~12/0"))
 async def _bomb(peer: Peer) -> None:
     kind = "text/event-stream" if peer.stream else "application/json"
     await peer.whole(200, BOMB, "content-encoding: gzip", kind=kind)
 
 
-@fault("says gzip, is not", twice("malformed@first_token", "~10/0"))
+@fault("says gzip, is not", twice("malformed@first_token", "~12/0"))
 async def _not_gzip(peer: Peer) -> None:
     kind = "text/event-stream" if peer.stream else "application/json"
     await peer.whole(200, b"plain as can be", "content-encoding: gzip", kind=kind)
 
 
-@fault("an encoding nobody asked for", twice("malformed@first_token", "~10/0"))
+@fault("an encoding nobody asked for", twice("malformed@first_token", "~12/0"))
 async def _brotli(peer: Peer) -> None:
     await peer.whole(200, b"\x0b\x02\x80hello\x03", "content-encoding: br", kind="text/event-stream")
 
 
-@fault("an event without end", twice("malformed@first_token", "~10/0"))
+@fault("an event without end", twice("malformed@first_token", "~12/0"))
 async def _endless_event(peer: Peer) -> None:
     if not peer.stream:
         return await peer.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999999999\r\n\r\n")
@@ -457,7 +457,7 @@ async def _interleaved(peer: Peer) -> None:
     return await say(peer, ROLE, *both, STOP, chunk(finish="length", index=1), usage(), DONE)
 
 
-@fault("n > 1, one cut off", broken("HelloHello", "cut@stream", "~10/3"), OK, body={"n": 2})
+@fault("n > 1, one cut off", broken("HelloHello", "cut@stream", "~12/2"), OK, body={"n": 2})
 async def _one_cut(peer: Peer) -> None:
     if not peer.stream:
         return await well(peer)
@@ -465,7 +465,7 @@ async def _one_cut(peer: Peer) -> None:
     return await say(peer, ROLE, *both, STOP)
 
 
-@fault("tool-call delta cut in the middle", broken("", "cut@stream", "~10/4"), twice("cut@first_token", "~10/0"))
+@fault("tool-call delta cut in the middle", broken("", "cut@stream", "~12/3"), twice("cut@first_token", "~12/0"))
 async def _tool_cut(peer: Peer) -> None:
     await peer.head()
     if not peer.stream:
@@ -474,7 +474,7 @@ async def _tool_cut(peer: Peer) -> None:
     return await peer.piece(ROLE + chunk({"tool_calls": [{"index": 0, "function": function}]}))
 
 
-@fault("content-free end", twice("empty@first_token", "~10/0"))
+@fault("content-free end", twice("empty@first_token", "~12/0"))
 async def _empty(peer: Peer) -> None:
     await say(peer, ROLE, DONE) if peer.stream else await peer.whole(200, {**answer(), "choices": []})
 

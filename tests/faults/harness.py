@@ -22,6 +22,8 @@ from router import sse
 from router.backends import Backend, open_backends
 from router.dispatch import Dispatcher, Order
 from router.errors import Exhausted, client_status, to_openai
+from router.ledger.counting import Counting
+from router.trail import Trail
 from tests.faults.faults import Fault
 from tests.faults.speech import TEXT, well
 from tests.faults.upstream import Upstream
@@ -97,9 +99,11 @@ async def run(fault: Fault, stream: bool) -> Result:
         dispatcher = Dispatcher(backends, settled)
         body = dict(fault.body or {})
         if body.pop("prime", False):
-            await _ask(dispatcher, order(stream), [])
-        trail: list[Attempt] = []
-        said = await _ask(dispatcher, order(stream, **body), trail)
+            await _ask(dispatcher, order(stream), Trail())
+        trail, asked, counting = Trail(), order(stream, **body), Counting()
+        said = await _ask(dispatcher, asked, trail)
+        await counting.settle(trail, asked.body)
+        await counting.close()
         leaked = await _leaks(dispatcher, (bad, good), trail)
         await _close(backends)
     leaked += [f"task {task.get_coro()}" for task in await _tasks_since(tasks)]
@@ -107,7 +111,7 @@ async def run(fault: Fault, stream: bool) -> Result:
     return Result(client, ", ".join(map(_call, trail)), _billed(trail[0]), tuple(leaked))
 
 
-async def _ask(dispatcher: Dispatcher, asked: Order, trail: list[Attempt]) -> str:
+async def _ask(dispatcher: Dispatcher, asked: Order, trail: Trail) -> str:
     """What the client sees, in the words of `faults.Seen`."""
     try:
         answer = await dispatcher.run(asked, decision(2), trail)

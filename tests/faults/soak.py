@@ -26,9 +26,10 @@ import httpx
 import orjson
 import uvloop
 
+from classifiers.features import count_input
 from policies.values import Entry
 from router.launch import Proxy, running_proxy
-from router.ledger import codec
+from router.ledger import codec, counting
 from router.ledger.journal_file import JournalFile
 from router.ledger.ledger import JOURNAL_NAME
 from router.wire import Client, read_chat
@@ -101,10 +102,13 @@ class Backend:
 
     async def _behave(self, peer: Peer) -> None:
         self.upstream.requests.clear()
+        tokenizer = counting.tokenizer()
+        assert tokenizer is not None
         chosen, tokens = self._choose(), (random.randint(1, 10_000), random.randint(1, 5_000))
         TOKENS.set({"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)})
         seen = (chosen.stream if peer.stream else chosen.whole) if isinstance(chosen, Fault) else None
-        self.said[peer.body["user"]].append(Said("10/3" if seen is None else seen.billed, tokens))
+        asked = count_input(peer.body, lambda text: len(tokenizer.encode_ordinary(text)))
+        self.said[peer.body["user"]].append(Said("10/3" if seen is None else seen.billed, tokens, asked))
         await (chosen.behave if isinstance(chosen, Fault) else chosen)(peer)
 
 

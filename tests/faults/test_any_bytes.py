@@ -15,6 +15,7 @@ from router import sse
 from router.backends import Call, Reply
 from router.dispatch import Dispatcher
 from router.errors import Exhausted, UpstreamError, to_openai
+from router.trail import Trail
 from tests.faults.harness import decision, order, policy
 from tests.faults.speech import DONE, ROLE, SAID, STOP, chunk, event, usage
 
@@ -68,7 +69,7 @@ async def ask(
     script: Script, stream: bool, wants_usage: bool, leave_after: int | None
 ) -> tuple[bytes | None, list[Attempt]]:
     dispatcher = Dispatcher({"b0": script}, policy("http://127.0.0.1:9", retries={"attempts": 0}))
-    trail: list[Attempt] = []
+    trail = Trail()
     async with asyncio.timeout(5):
         try:
             answer = await dispatcher.run(order(stream, wants_usage), decision(1), trail)

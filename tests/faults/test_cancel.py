@@ -12,6 +12,7 @@ import pytest
 from policies.values import Attempt
 from router.backends import open_backends
 from router.dispatch import Dispatcher
+from router.trail import Trail
 from tests.faults.harness import LOOPS, decision, order, policy
 from tests.faults.speech import ROLE, SAID
 from tests.faults.upstream import Behaviour, Peer, Upstream
@@ -32,7 +33,7 @@ class Trial:
 
     def __init__(self, dispatcher: Dispatcher, upstream: Upstream, stream: bool) -> None:
         self.dispatcher, self.upstream, self.stream = dispatcher, upstream, stream
-        self.trail: list[Attempt] = []
+        self.trail = Trail()
         self.heard = asyncio.Event()
 
     async def _client(self) -> None:
@@ -220,7 +221,7 @@ async def test_a_connection_that_is_never_accepted_times_out(unanswered: str) ->
     settled = policy(unanswered, retries={"attempts": 0}, timeouts={"connect": "100ms"})
     backends = open_backends(settled)
     dispatcher = Dispatcher(backends, settled)
-    trail: list[Attempt] = []
+    trail = Trail()
     with pytest.raises(Exception, match="did not"):
         await dispatcher.run(order(True), decision(1), trail)
     assert [(attempt.outcome, attempt.phase, attempt.cost_nanos) for attempt in trail] == [("timeout", "connect", 0)]

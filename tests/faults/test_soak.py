@@ -12,7 +12,7 @@ from tests.faults.audit import Audit, Said
 from tests.faults.soak import PRICES, soak, summary
 from tests.router.ledger import entries
 
-SAID = {"good": [Said("10/3", (70, 30))]}
+SAID = {"good": [Said("10/3", (70, 30), 9)]}
 RIGHT = Attempt("good", "large", "m", "ok", usage=Usage(70, output_tokens=30), cost_nanos=70 * 1_009 + 30 * 7_919)
 
 
@@ -42,7 +42,7 @@ def entry(*attempts: Attempt) -> Entry:
 def test_the_audit_agrees_with_what_is_right() -> None:
     assert audited(entry(RIGHT), SAID) == []
     estimate = replace(RIGHT, usage=Usage(9, output_tokens=4, measured=False), cost_nanos=9 * 1_009 + 4 * 7_919)
-    assert audited(entry(estimate), {"good": [Said("~10/4", (70, 30))]}) == []
+    assert audited(entry(estimate), {"good": [Said("~10/4", (70, 30), 9)]}) == []
     left = replace(estimate, outcome="cancelled", error="cancelled", phase="headers")
     assert audited(entry(left), {}) == []
     assert audited(entry(left, RIGHT), SAID) == []

@@ -17,6 +17,7 @@ from policies.values import Attempt, Decision, Step
 from router.backends import open_backends
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import Exhausted, to_openai
+from router.trail import Trail
 from tests.faults.harness import decision, order, policy
 from tests.faults.speech import DONE, ROLE, SAID, STOP, answer, say, usage, well
 from tests.faults.upstream import Behaviour, Peer, Upstream
@@ -32,10 +33,10 @@ class House:
         self.backends = open_backends(settled)
         self.rests: list[tuple[str, float]] = []
         self.dispatcher = Dispatcher(self.backends, settled, on_rest=lambda *rest: self.rests.append(rest))
-        self.trail: list[Attempt] = []
+        self.trail = Trail()
 
     async def ask(self, stream: bool = False, **body: Any) -> Answer:
-        self.trail = []
+        self.trail = Trail()
         return await self.dispatcher.run(order(stream, **body), decision(len(self.upstreams)), self.trail)
 
     async def text(self, stream: bool = False, **body: Any) -> bytes:
@@ -229,7 +230,7 @@ async def test_a_tiers_queues_are_waited_in_no_longer_than_for_a_first_token(mon
             monkeypatch.setattr(one, "take", _recorded(one.take, patient))
         same = Decision((Step("t0", "b0"), Step("t0", "b1")), (), "")
         with pytest.raises(Exhausted):
-            await built.dispatcher.run(order(False), same, [])
+            await built.dispatcher.run(order(False), same)
         assert patient[0] == pytest.approx(0.1, abs=0.001)
         assert patient[1] <= 0.002
         for one in slots:
@@ -326,7 +327,7 @@ async def test_a_gpu_bill_closes_over_concurrent_requests() -> None:
         settled = policy(upstream.url, backend={"cost": cost}, timeouts={"answer": "2s"})
         backends = open_backends(settled)
         dispatcher = Dispatcher(backends, settled, wall=lambda: now[0])
-        trail: list[Attempt] = []
+        trail = Trail()
         now[0] += 5
         calls = []
         for number in range(3):

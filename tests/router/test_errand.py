@@ -13,6 +13,7 @@ from policies.values import Attempt
 from router.backends import open_backends
 from router.dispatch import Answer, Dispatcher, Order
 from router.escalation import answers_of, answers_of_stream, asked_of
+from router.trail import Trail
 from tests.faults.harness import decision, order, policy
 from tests.faults.speech import DONE, ROLE, STOP, answer, chunk, say, usage, well
 from tests.faults.upstream import Peer, Upstream
@@ -44,7 +45,7 @@ def escalating(settled: Policy, **escalate: Any) -> Policy:
     return Policy.model_validate(document)
 
 
-async def ask(settled: Policy, asked: Order, trail: list[Attempt], count: int = 2) -> tuple[Answer, bytes]:
+async def ask(settled: Policy, asked: Order, trail: Trail, count: int = 2) -> tuple[Answer, bytes]:
     backends = open_backends(settled)
     dispatcher = Dispatcher(backends, settled)
     try:
@@ -65,7 +66,7 @@ def told(trail: list[Attempt]) -> list[tuple[str, str, str, int | None]]:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_refusal_is_escalated_and_both_are_paid(stream: bool) -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(refuse) as small, Upstream(well) as large:
         settled = escalating(policy(small.url, large.url), hold_streams=True)
         found, data = await ask(settled, order(stream), trail)
@@ -77,7 +78,7 @@ async def test_a_refusal_is_escalated_and_both_are_paid(stream: bool) -> None:
 
 
 async def test_a_stream_passes_unchecked_unless_it_is_held() -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(refuse) as small, Upstream(well) as large:
         _, data = await ask(escalating(policy(small.url, large.url)), order(True), trail)
     assert b"sorry" in data
@@ -86,7 +87,7 @@ async def test_a_stream_passes_unchecked_unless_it_is_held() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_good_answer_is_not_escalated(stream: bool) -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(well) as small, Upstream(fail) as large:
         settled = escalating(policy(small.url, large.url), hold_streams=True)
         found, data = await ask(settled, order(stream), trail)
@@ -98,7 +99,7 @@ async def test_a_good_answer_is_not_escalated(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_poor_answer_is_better_than_none(stream: bool) -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(refuse) as small, Upstream(fail) as large:
         settled = escalating(policy(small.url, large.url, retries={"attempts": 0}), hold_streams=True)
         found, data = await ask(settled, order(stream), trail)
@@ -108,7 +109,7 @@ async def test_a_poor_answer_is_better_than_none(stream: bool) -> None:
 
 
 async def test_the_last_tier_is_not_checked() -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(refuse) as only:
         found, _ = await ask(escalating(policy(only.url)), order(False), trail, 1)
     assert found.step.backend == "b0"
@@ -120,7 +121,7 @@ async def test_a_held_stream_that_breaks_off_falls_back() -> None:
         await peer.head()
         await peer.piece(ROLE + chunk({"content": "Hel"}))
 
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(cut) as small, Upstream(well) as large:
         settled = escalating(policy(small.url, large.url, retries={"attempts": 0}), hold_streams=True)
         found, data = await ask(settled, order(True), trail)
@@ -131,7 +132,7 @@ async def test_a_held_stream_that_breaks_off_falls_back() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_slow_backend_is_hedged_and_the_loser_cancelled_and_billed(stream: bool) -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(silent) as slow, Upstream(well) as quick:
         settled = policy(slow.url, quick.url, hedge={"auto": "20ms"})
         found, _ = await ask(settled, order(stream), trail)
@@ -143,7 +144,7 @@ async def test_a_slow_backend_is_hedged_and_the_loser_cancelled_and_billed(strea
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_quick_backend_is_not_hedged(stream: bool) -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(well) as quick, Upstream(well) as spare:
         found, _ = await ask(policy(quick.url, spare.url, hedge={"auto": "5s"}), order(stream), trail)
         assert not spare.requests
@@ -152,7 +153,7 @@ async def test_a_quick_backend_is_not_hedged(stream: bool) -> None:
 
 
 async def test_when_both_of_a_hedge_fail_the_rest_is_tried() -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(silent) as slow, Upstream(fail) as bad, Upstream(well) as good:
         settled = policy(
             *(slow.url, bad.url, good.url),
@@ -168,7 +169,7 @@ async def test_when_both_of_a_hedge_fail_the_rest_is_tried() -> None:
 
 
 async def test_leaving_a_hedged_request_cancels_both() -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(silent) as one, Upstream(silent) as two:
         settled = policy(one.url, two.url, hedge={"auto": "10ms"})
         backends = open_backends(settled)
@@ -223,7 +224,7 @@ def test_the_question_has_a_language(wrap: Any) -> None:
 
 
 async def test_only_models_named_are_hedged() -> None:
-    trail: list[Attempt] = []
+    trail = Trail()
     async with Upstream(silent) as slow, Upstream(well) as quick:
         settled = policy(
             slow.url, quick.url, hedge={"fast": "1ms"}, first={"timeouts": {"answer": "100ms"}}, retries={"attempts": 0}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.values import Usage
-from router.usage import estimate, input_estimate, look, usage_of
+from router.usage import KEPT_CHARACTERS, Said, estimate, look, usage_of
 
 
 @pytest.mark.parametrize(
@@ -58,41 +58,51 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "id"]), JSON))
 def test_a_look_never_fails(document: dict[str, Any]) -> None:
     seen = look(document)
-    assert seen.characters >= 0
+    assert isinstance(seen.text, str)
     if seen.usage is not None:
         usage = seen.usage
         assert 0 <= usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens
         assert 0 <= usage.reasoning_tokens <= usage.output_tokens
 
 
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
 @pytest.mark.parametrize(
-    ("choice", "characters", "content", "finished"),
+    ("choice", "text", "content", "finished"),
     [
-        ({"delta": {"role": "assistant", "content": ""}}, 0, False, 0),
-        ({"delta": {"content": "abc"}}, 3, True, 0),
-        ({"delta": {"content": "无锁"}}, 6, True, 0),
-        ({"delta": {"reasoning_content": "hmm"}}, 3, True, 0),
-        ({"delta": {"refusal": "no"}}, 2, True, 0),
-        ({"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]}}, 1, True, 0),
-        ({"delta": {}, "finish_reason": "stop"}, 0, True, 1),
-        ({"text": "abc"}, 3, True, 0),
-        ({"message": {"content": "abc"}, "finish_reason": "length"}, 3, True, 1),
-        ({"message": {"content": [{"type": "text", "text": "abc"}]}}, 7, True, 0),
+        ({"delta": {"role": "assistant", "content": ""}}, "", False, 0),
+        ({"delta": {"content": "abc"}}, "abc", True, 0),
+        ({"delta": {"content": "无锁"}}, "无锁", True, 0),
+        ({"delta": {"reasoning_content": "hmm"}}, "hmm", True, 0),
+        ({"delta": {"refusal": "no"}}, "no", True, 0),
+        ({"delta": {"tool_calls": [CALL]}}, 'f{"a": 1}', True, 0),
+        ({"delta": {"audio": {"id": "a", "data": "UklGRg==", "transcript": "Hi"}}}, "Hi", True, 0),
+        ({"delta": {"content": "a", "refusal": "b"}}, "ab", True, 0),
+        ({"delta": {}, "finish_reason": "stop"}, "", True, 1),
+        ({"text": "abc"}, "abc", True, 0),
+        ({"message": {"content": "abc"}, "finish_reason": "length"}, "abc", True, 1),
+        ({"message": {"content": [{"type": "text", "text": "abc"}]}}, "abc", True, 0),
     ],
 )
-def test_what_counts_as_content(choice: dict[str, Any], characters: int, content: bool, finished: int) -> None:
+def test_what_counts_as_content(choice: dict[str, Any], text: str, content: bool, finished: int) -> None:
     seen = look({"choices": [choice]})
-    assert seen[:3] == (characters, content, finished)
+    assert seen[:3] == (text, content, finished)
 
 
 def test_estimates_round_up_and_are_marked() -> None:
-    assert estimate(10, 9) == Usage(input_tokens=10, output_tokens=3, measured=False)
+    assert estimate(10, Said("123456789")) == Usage(input_tokens=10, output_tokens=3, measured=False)
+    assert estimate(10, Said("无锁")) == Usage(input_tokens=10, output_tokens=2, measured=False)
+    assert estimate(10, None) == Usage(input_tokens=10, output_tokens=0, measured=False)
 
 
-def test_an_image_does_not_count_as_text() -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10_000}}
-    parts = [{"type": "text", "text": "x" * 40}, image]
-    assert input_estimate({"messages": [{"role": "user", "content": parts}]}) < 30
+@given(st.lists(st.text(max_size=KEPT_CHARACTERS // 3) | st.integers(0, KEPT_CHARACTERS).map("x".__mul__), max_size=5))
+def test_what_is_said_is_kept_up_to_a_bound_and_counted_beyond_it(texts: list[str]) -> None:
+    said, whole = Said(), "".join(texts)
+    for text in texts:
+        said.add(text)
+    assert said.text == whole[:KEPT_CHARACTERS]
+    assert said.beyond == len(whole) - len(said.text)
 
 
 def test_audio_hour_long_writes_and_the_service_tier_are_read_where_they_are_stated() -> None:
