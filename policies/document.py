@@ -18,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 from policies.addressing import Target, models, resolve
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
-from policies.crowds import Alike, crowds, of_each_price
+from policies.crowds import of_each_price
 from policies.eligibility import Open
 from policies.money import Price, price_of
 from policies.problems import PolicyErrors, Problem, hint
@@ -46,7 +46,6 @@ class Loaded:
     """Each backend's price by its name, worked out once."""
     priced: Mapping[str, Sequence[Backend]] = field(init=False, repr=False, compare=False)
     """By tier, the backends that its cost is estimated by: one of each price."""
-    crowds: Mapping[str, Alike] = field(init=False, repr=False, compare=False)
     open: Open = field(init=False, repr=False, compare=False)
     plans: dict[str, Plan | None] = field(init=False, repr=False, compare=False)
     """What `policies.decide` has found to hold for every request of a model name that nothing stands in the way of."""
@@ -60,7 +59,6 @@ class Loaded:
         object.__setattr__(self, "prices", prices)
         priced = {name: of_each_price(tier.backends, prices) for name, tier in self.policy.tiers.items()}
         object.__setattr__(self, "priced", priced)
-        object.__setattr__(self, "crowds", crowds(self.policy))
         object.__setattr__(self, "_targets", {name: resolve(self.policy, name) for name in models(self.policy)})
 
     def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from policies import schema
-from policies.values import Decision
+from policies.values import Decision, Step
 from router.backends import Backend
 from router.errand import Answer, Errand, Order
 from router.lane import Lane
@@ -72,16 +72,22 @@ class Dispatcher:
         attempts = Trail() if trail is None else trail
         return Errand(self, order, decision, attempts, self.clock() + self._deadline).run()
 
-    def in_flight(self) -> dict[str, int]:
-        """Calls under way or waiting for a slot, by backend."""
-        return {name: lane.slots.load for name, lane in self.lanes.items()}
+    def in_flight(self, among: Iterable[str] | None = None) -> dict[str, int]:
+        """Calls under way or waiting for a slot, by backend: of all, or of those ``among`` these."""
+        lanes = self.lanes
+        return {name: lanes[name].slots.load for name in (lanes if among is None else among)}
 
-    def cooling(self) -> frozenset[str]:
-        """Backends that rest after failures."""
+    def cooling(self, among: Iterable[str] | None = None) -> frozenset[str]:
+        """Backends that rest after failures: of all, or of those ``among`` these."""
         if not self._resting:
             return _NONE
-        self._resting = {name for name in self._resting if not self.lanes[name].closed}
-        return frozenset(name for name in self._resting if self.lanes[name].cooling)
+        asked = self._resting if among is None else self._resting.intersection(among)
+        self._resting = self._resting.difference([name for name in asked if self.lanes[name].closed])
+        return frozenset(name for name in asked if self.lanes[name].cooling)
+
+    def cooling_on(self, steps: Sequence[Step]) -> frozenset[str]:
+        """Backends of these steps that rest after failures."""
+        return self.cooling([step.backend for step in steps]) if self._resting else _NONE
 
     def rest(self, backend: str, seconds: float) -> None:
         """Let a backend rest that another proxy found failing."""

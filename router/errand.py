@@ -106,7 +106,7 @@ class Errand:
     async def run(self) -> Answer:
         """Make attempts until one answers. Raises `Exhausted` when none does."""
         dispatcher = self._dispatcher
-        step = first_step(self._decision, dispatcher.cooling())
+        step = first_step(self._decision, dispatcher.cooling_on(self._decision.steps))
         try:
             if step is not None:
                 hedge = dispatcher.hedges.get(str(self._order.body.get("model"))) if dispatcher.hedges else None
@@ -132,7 +132,7 @@ class Errand:
             draw=random(),
             retry_after=self._errors[-1].retry_after if self._errors else None,
             remaining=self._deadline - dispatcher.clock(),
-            cooling=dispatcher.cooling(),
+            cooling=dispatcher.cooling_on(self._decision.steps),
             windows=dispatcher.windows,
         )
         return next_step(self._decision, self._trail, dispatcher.retries, moment)

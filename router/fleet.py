@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from policies.crowds import crowds
 from policies.schema import Policy
 from policies.values import EngineView
 from router.affinity import Affinity, Trace, trace
@@ -15,6 +17,7 @@ from router.engines import engine_of
 from router.engines.discovery import Discovery
 from router.engines.scrape import Scraper, views
 from router.health import keep_asking
+from router.muster import Muster
 
 
 class Fleet:
@@ -28,31 +31,51 @@ class Fleet:
         """Starts to scrape, so build it inside a running event loop."""
         shared = [tier.backends for tier in policy.tiers.values() if len(tier.backends) > 1]
         self._weighed = frozenset(backend.name for backends in shared for backend in backends)
-        self._affinity = Affinity(self._weighed)
+        found = crowds(policy)
+        crowd = {name for alike in found.values() for names in alike for name in names}
+        self._muster = Muster(found, lambda name: dispatcher.lanes[name].cooling) if found else None
+        self._rest = [name for name in dispatcher.lanes if name not in crowd]
+        self._affinity = Affinity(self._weighed, crowd)
         self.scrapers: Mapping[str, Scraper] = _scrapers(dispatcher, policy, self._affinity)
         self._tasks = [asyncio.create_task(scraper.run()) for scraper in self.scrapers.values()]
         if policy.cooldown.ask is not None:
             self._tasks.append(asyncio.create_task(keep_asking(dispatcher, policy.cooldown.ask.total_seconds())))
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a tier has too many backends for a request to look at all of them."""
+        return self._muster is not None
+
+    def drawn(self, prompt: Trace, wanted: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+        """Whom a request looks at in tiers of very many backends, by tier, and all that it looks at in any tier.
+
+        Those ``wanted`` and those that have most of the prompt are among them.
+        """
+        assert self._muster is not None
+        drawn = self._muster.draw((*wanted, *self._affinity.holders(prompt)))
+        return drawn, [*self._rest, *chain.from_iterable(drawn.values())]
+
     def views(self) -> dict[str, EngineView]:
         """What is known now, by backend; those of which nothing fresh is known are left out."""
         return views(self.scrapers)
 
-    def weighed(self) -> dict[str, EngineView]:
+    def weighed(self, among: Iterable[str] | None = None) -> dict[str, EngineView]:
         """The same of backends that share a tier: what a choice among them weighs, and is replayed from."""
-        return {name: view for name in self._weighed if (s := self.scrapers.get(name)) and (view := s.view) is not None}
+        names = self._weighed if among is None else self._weighed.intersection(among)
+        return {name: view for name in names if (s := self.scrapers.get(name)) and (view := s.view) is not None}
 
-    def windows(self) -> dict[str, int]:
+    def windows(self, among: Iterable[str] | None = None) -> dict[str, int]:
         """The context windows that servers tell and the policy does not, by backend."""
-        return {name: window for name, scraper in self.scrapers.items() if (window := scraper.window) is not None}
+        names = self.scrapers if among is None else self.scrapers.keys() & among
+        return {name: window for name in names if (window := self.scrapers[name].window) is not None}
 
     def trace(self, body: Mapping[str, Any]) -> Trace:
         """The prompt's blocks, or none where no tier has a choice to make by them."""
         return trace(body) if self._weighed else ()
 
-    def warm(self, prompt: Trace) -> dict[str, int]:
+    def warm(self, prompt: Trace, among: Iterable[str] | None = None) -> dict[str, int]:
         """Tokens of the prompt that each backend probably has in its prefix cache."""
-        return self._affinity.warm(prompt) if prompt else {}
+        return self._affinity.warm(prompt, among) if prompt else {}
 
     def served(self, backend: str, prompt: Trace) -> None:
         """The backend has begun to answer this prompt, so it has it warm."""

@@ -21,7 +21,7 @@ from policies import money
 from policies.conditions import headers_read, texts_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
-from policies.values import Counterfactual, Decision, Entry, Features, Outcome, Refusal, Signals, Usage, View
+from policies.values import Counterfactual, Decision, Entry, Features, Outcome, Refusal, Session, Signals, Usage, View
 from router.admission import Admission
 from router.affinity import Trace
 from router.baseline import Baseline, baseline_backend
@@ -166,21 +166,32 @@ class Pipeline:
     async def choose(self, features: Features, prompt: Trace = ()) -> Choice:
         """Decide where a request would go, without calling anyone."""
         policy, store = self.loaded.policy, self._store
+        session = await store.session(features.conversation, features.turns) if policy.session.sticky else None
+        looked_at, among = self._drawn(features, session, prompt) if self.fleet.crowded else ({}, None)
         view = View(
             now=datetime.now(self._timezone),
-            cooling=self.dispatcher.cooling(),
-            in_flight=self.dispatcher.in_flight(),
-            session=await store.session(features.conversation, features.turns) if policy.session.sticky else None,
+            cooling=self.dispatcher.cooling(among),
+            in_flight=self.dispatcher.in_flight(among),
+            session=session,
             spent_today=await store.spent_today(policy.timezone),
             draw=random(),
-            engines=self.fleet.weighed(),
-            warm=self.fleet.warm(prompt),
-            windows=self.fleet.windows(),
+            engines=self.fleet.weighed(among),
+            warm=self.fleet.warm(prompt, among),
+            windows=self.fleet.windows(among),
+            looked_at=looked_at,
         )
         signals, classify_ms = None, 0.0
         if needs_signals(self.loaded, features):
             signals, classify_ms = await self.reader.read(self.loaded, features, view)
         return Choice(features, signals, view, decide(self.loaded, features, signals, view), classify_ms)
+
+    def _drawn(
+        self, features: Features, session: Session | None, prompt: Trace
+    ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+        """Whom the request looks at in tiers of very many backends, and all that it looks at in any tier."""
+        asked = self.loaded.target(features.model)
+        wanted = [*(features.allowed or ()), "" if isinstance(asked, Refusal) else asked.name]
+        return self.fleet.drawn(prompt, wanted if session is None else [*wanted, session.backend])
 
     async def serve(self, request: ChatRequest, arrived: float, deliver: Callable[[Served], Awaitable[None]]) -> None:
         """Answer one request. Its entry is written on the way out, however that comes about.

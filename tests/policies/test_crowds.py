@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.crowds import LOOKED_AT, share
+from policies.crowds import LOOKED_AT, crowds, share
 from policies.decide import decide, decide_afresh
 from policies.document import Loaded
 from policies.schema import Tier
@@ -37,12 +37,12 @@ def a_crowd(number: int = MANY, **settings: object) -> Loaded:
 
 
 def test_a_tier_that_is_looked_at_whole_is_no_crowd() -> None:
-    assert not a_crowd(LOOKED_AT).crowds
-    assert set(a_crowd(LOOKED_AT + 1).crowds) == {"small"}
+    assert not crowds(a_crowd(LOOKED_AT).policy)
+    assert set(crowds(a_crowd(LOOKED_AT + 1).policy)) == {"small"}
 
 
 def test_backends_are_alike_that_differ_in_their_address_alone() -> None:
-    groups = a_crowd().crowds["small"]
+    groups = crowds(a_crowd().policy)["small"]
     assert sorted(map(len, groups)) == [LOOKED_AT, 2 * LOOKED_AT]
     assert sorted(name for group in groups for name in group) == sorted(f"small-{place}" for place in range(MANY))
 
@@ -52,7 +52,7 @@ def test_a_backend_that_a_rule_names_is_like_no_other() -> None:
         {"name": "not there", "when": {"turns": {"at_least": 2}}, "exclude": {"backend": "small-5"}},
         {"name": "up", "when": {"turns": {"at_least": 9}}, "tier": "large"},
     ]
-    assert ("small-5",) in a_crowd(rules=rules).crowds["small"]
+    assert ("small-5",) in crowds(a_crowd(rules=rules).policy)["small"]
 
 
 def test_each_group_is_given_its_share_and_never_less_than_a_choice() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.affinity import BLOCK, BLOCK_TOKENS, LONGEST, Affinity, trace
+from router.affinity import BLOCK, BLOCK_TOKENS, HOLDERS, LONGEST, Affinity, trace
 
 SYSTEM: dict[str, Any] = {"role": "system", "content": "You are terse. " * 200}
 
@@ -75,3 +75,35 @@ def test_warm_never_exceeds_what_is_common(served: list[str], asked: list[str]) 
     affinity.served("a", before)
     common = next((i for i, (x, y) in enumerate(zip(before, now, strict=False)) if x != y), min(len(before), len(now)))
     assert affinity.warm(now).get("a", 0) == common * BLOCK_TOKENS
+
+
+def test_of_a_crowd_the_latest_few_with_most_of_a_prompt_are_found_without_asking_all() -> None:
+    crowd = [f"c{number}" for number in range(50)]
+    affinity = Affinity([*crowd, "other"], crowd)
+    opening, longer = trace(prompt("first " * 300)), trace(prompt("first " * 300, "second " * 300))
+    for name in (*crowd, "other"):
+        affinity.served(name, trace(prompt("something else " * 200)))
+    for name in ("c3", "c9", "other"):
+        affinity.served(name, opening)
+    assert affinity.holders(longer) == ["c9", "c3"]
+    affinity.served("c3", longer)
+    assert affinity.holders(longer) == ["c3"]
+    assert len(affinity.holders(trace(prompt("neither")))) == HOLDERS
+    assert affinity.holders(trace(prompt("x" * 9_000))[-1:]) == ()
+    assert affinity.warm(longer, ["c3", "c9", "gone"]) == {
+        "c3": len(longer) * BLOCK_TOKENS,
+        "c9": len(opening) * BLOCK_TOKENS,
+    }
+
+
+def test_who_has_lost_a_block_is_not_found_by_it() -> None:
+    affinity = Affinity(("a", "b"), ("a", "b"))
+    long = trace(prompt("z" * 20_000))
+    affinity.served("a", long)
+    affinity.served("b", long, cache_tokens=4 * BLOCK_TOKENS)
+    assert affinity.holders(long) == ["a"]
+    assert affinity.holders(long[:4]) == ["b", "a"]
+    affinity.forget("a")
+    assert affinity.holders(long) == ["b"]
+    affinity.forget("b")
+    assert affinity.holders(long) == ()
