@@ -53,6 +53,15 @@ def models(policy: Policy, allowed: Collection[str] | None = None) -> list[str]:
     return names if allowed is None else [name for name in names if _has_allowed(policy, name, allowed)]
 
 
+def targets(policy: Policy) -> dict[str, Target | Refusal]:
+    """What each of the `models` asks for."""
+    plain: dict[str, Target | Refusal] = {
+        backend.name: Target("backend", backend.name) for _, backend in backends(policy)
+    }
+    others = (name for name in models(policy) if name not in plain or name == "auto" or name in policy.aliases)
+    return plain | {name: resolve(policy, name) for name in others}
+
+
 def _has_allowed(policy: Policy, model: str, allowed: Collection[str]) -> bool:
     target = resolve(policy, model)
     return isinstance(target, Target) and any(

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import SecretStr, ValidationError
 
-from policies.addressing import Target, models, resolve
+from policies.addressing import Target, resolve, targets
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
 from policies.crowds import of_each_price
@@ -59,7 +59,7 @@ class Loaded:
         object.__setattr__(self, "prices", prices)
         priced = {name: of_each_price(tier.backends, prices) for name, tier in self.policy.tiers.items()}
         object.__setattr__(self, "priced", priced)
-        object.__setattr__(self, "_targets", {name: resolve(self.policy, name) for name in models(self.policy)})
+        object.__setattr__(self, "_targets", targets(self.policy))
 
     def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:
         """What a request's ``model`` asks for (see `policies.addressing.resolve`), worked out once for each name."""

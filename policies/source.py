@@ -27,7 +27,7 @@ _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _VARIABLE = re.compile(r"\$\$(?=\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
-_MOST_NODES = 50_000
+_MOST_NODES = 250_000
 _LONGEST_NUMBER = 30
 
 

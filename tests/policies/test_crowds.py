@@ -79,6 +79,8 @@ def test_who_rests_of_those_looked_at_is_passed_by() -> None:
     assert [step.backend for step in decision.steps] == ["small-6", "large-1"]
 
 
+RULED = a_crowd(rules=[{"name": "none", "when": {"turns": {"at_least": 3}}, "exclude": {"precision": "int4"}}])
+
 names = st.lists(st.sampled_from([f"small-{place}" for place in range(MANY)]), min_size=1, max_size=6, unique=True)
 
 
@@ -90,9 +92,8 @@ def test_a_decision_is_as_if_the_tier_were_those_looked_at(
     signals = some_signals() if told else None
     view = a_view(looked_at={"small": tuple(seen)}, in_flight=busy, session=Session("small", seen[0]))
     asked = replace(asked, model=asked.model if asked.model in ("auto", "tier/small", "large-1") else "auto")
-    loaded = a_crowd(rules=[{"name": "none", "when": {"turns": {"at_least": 3}}, "exclude": {"precision": "int4"}}])
-    part = _pruned(loaded, seen)
-    among_few, alone = decide(loaded, asked, signals, view), decide(part, asked, signals, replace(view, looked_at={}))
+    part = _pruned(RULED, seen)
+    among_few, alone = decide(RULED, asked, signals, view), decide(part, asked, signals, replace(view, looked_at={}))
     assert (among_few.steps, among_few.reasons, among_few.refusal) == (alone.steps, alone.reasons, alone.refusal)
 
 
