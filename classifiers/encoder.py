@@ -5,6 +5,7 @@ An encoder's ``name`` identifies its vector space. Artifacts record it, and refu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -65,6 +66,13 @@ class Encoder(Protocol):
         """Vectors of shape (len(texts), dimension), float32, each of length 1 and independent of the others."""
 
 
+_WORD = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
+"""What BERT parts an ASCII text into, before each word by itself is split into pieces."""
+
+_ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
+"""What it reads across words: control characters, which it drops, and the names of its markers."""
+
+
 class WordPieces:
     """The encoder's tokenizer, with a window of our own: the head and the tail of a long text."""
 
@@ -75,6 +83,7 @@ class WordPieces:
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._words = self._tokenizer.model
         self.size = self._tokenizer.get_vocab_size()
         self.start = self._id("[CLS]")
         self.end = self._id("[SEP]")
@@ -88,9 +97,22 @@ class WordPieces:
 
     def pieces(self, text: str, limit: int = MAX_PIECES - 2) -> list[int]:
         """Ids of the text, without markers: all of them, or the first and the last half of ``limit``."""
-        ids: list[int] = self._tokenizer.encode(readable(text), add_special_tokens=False).ids
+        text = readable(text)
+        plain = text.isascii() and not _ODD.search(text)
+        ids = self._of_words(text) if plain else self._tokenizer.encode(text, add_special_tokens=False).ids
         head, tail = window(len(ids), limit)
         return ids[:head] + ids[len(ids) - tail :]
+
+    def _of_words(self, text: str) -> list[int]:
+        """The ids of a plain ASCII text, as the tokenizer gives them, in a tenth of the time: it tracks offsets."""
+        known, ids = self._words.token_to_id, []
+        for word in _WORD.findall(text.lower()):
+            whole = known(word)
+            if whole is None:
+                ids += [piece.id for piece in self._words.tokenize(word)]
+            else:
+                ids.append(whole)
+        return ids
 
 
 @lru_cache(maxsize=1)

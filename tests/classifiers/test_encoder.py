@@ -1,12 +1,14 @@
 """Vectors are faithful to the reference, independent of their batch-mates, and the same every time."""
 
 import threading
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from classifiers import prepare
 from classifiers.encoder import MAX_CHARACTERS, MAX_PIECES, Encoder, WordPieces, readable, window
@@ -167,6 +169,39 @@ def test_pieces_fill_the_window_and_no_more(encoder_cache: Path) -> None:
     assert pieces.pieces("") == []
     assert len(pieces.pieces("word " * 100)) == 100
     assert len(pieces.pieces("word " * 1000)) == MAX_PIECES - 2
+
+
+MARKS = (
+    "[CLS]",
+    "[mask]",
+    "[MASK]",
+    "don't",
+    "c++ a_b",
+    "\x00",
+    "\x0b",
+    "\x1c",
+    "\x7f",
+    "\t\r\n",
+    "é",
+    "3.14",
+    "q" * 101,
+)
+
+
+@given(st.lists(st.text(st.characters(codec="ascii")) | st.sampled_from((*MARKS, *PROMPTS))).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_words_have_the_pieces_that_the_tokenizer_gives_the_text(encoder_cache: Path, text: str) -> None:
+    pieces, ours = _tokenizer_of(encoder_cache)
+    assert ours.pieces(text, limit=10_000) == pieces.encode(readable(text), add_special_tokens=False).ids
+
+
+@cache
+def _tokenizer_of(encoder_cache: Path) -> tuple[Tokenizer, WordPieces]:
+    file = prepare.verify(encoder_cache).tokenizer
+    whole = Tokenizer.from_file(str(file))
+    whole.no_padding()
+    whole.no_truncation()
+    return whole, WordPieces(file)
 
 
 def test_a_tokenizer_without_the_markers_is_refused(tmp_path: Path) -> None:
