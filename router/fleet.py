@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from itertools import chain
 from typing import Any
 
@@ -18,6 +19,9 @@ from router.engines.discovery import Discovery
 from router.engines.scrape import Scraper, views
 from router.health import keep_asking
 from router.muster import Muster
+
+MOST_READINGS = 100
+"""Readings a second of all engines together, some tenth of a core: more engines are each read less often."""
 
 
 class Fleet:
@@ -37,7 +41,10 @@ class Fleet:
         self._rest = [name for name in dispatcher.lanes if name not in crowd]
         self._affinity = Affinity(self._weighed, crowd)
         self.scrapers: Mapping[str, Scraper] = _scrapers(dispatcher, policy, self._affinity)
-        self._tasks = [asyncio.create_task(scraper.run()) for scraper in self.scrapers.values()]
+        self._tasks = [
+            asyncio.create_task(scraper.run(place / MOST_READINGS))
+            for place, scraper in enumerate(self.scrapers.values())
+        ]
         if policy.cooldown.ask is not None:
             self._tasks.append(asyncio.create_task(keep_asking(dispatcher, policy.cooldown.ask.total_seconds())))
 
@@ -97,6 +104,8 @@ class Fleet:
 
 def _scrapers(dispatcher: Dispatcher, policy: Policy, affinity: Affinity) -> dict[str, Scraper]:
     loop, found = asyncio.get_running_loop(), {}
+    least = timedelta(seconds=len(dispatcher.lanes) / MOST_READINGS)
+    paced = policy.scrape.model_copy(update={"interval": max(policy.scrape.interval, least)})
     for name, lane in dispatcher.lanes.items():
         engine, backend = engine_of(lane.backend.config.kind), lane.backend
         tells = engine.metrics is not None or (bool(engine.window) and backend.config.context_window is None)
@@ -106,7 +115,7 @@ def _scrapers(dispatcher: Dispatcher, policy: Policy, affinity: Affinity) -> dic
             name,
             engine,
             backend.fetch,
-            policy.scrape,
+            paced,
             lambda slots=lane.slots: slots.in_flight,  # type: ignore[misc]
             loop.time,
             Discovery(backend.config, engine),

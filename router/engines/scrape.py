@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 Fetch = Callable[[str, int], Awaitable[bytes]]
 """GET a path, at most so many bytes of it; raises `UpstreamError`."""
 
+_LONGEST_PAUSE = 60.0
+"""Seconds after which a server that does not list its models is asked again in the end."""
+
 
 class Scraper:
     """Reads one backend's metrics at an interval, where its kind has any, and looks at its models when it comes up.
@@ -76,11 +79,17 @@ class Scraper:
         """The context window that the server tells where the policy does not; None where it is not known."""
         return self._discovery.window if self._discovery else None
 
-    async def run(self) -> None:
-        """Read for ever, starting now."""
+    async def run(self, after: float = 0.0) -> None:
+        """Read for ever, starting in so many seconds; an engine without metrics, until it has told what it serves."""
+        await asyncio.sleep(after)
+        pause = self._interval
         while True:
             await self.scrape()
-            await asyncio.sleep(self._interval)
+            if self._engine.metrics is None:
+                if self._discovery is None or self._discovery.served:
+                    return
+                pause = min(2 * pause, max(_LONGEST_PAUSE, self._interval))
+            await asyncio.sleep(pause)
 
     async def scrape(self) -> None:
         """Read once. Never raises; a failed reading leaves the one before until that is stale."""

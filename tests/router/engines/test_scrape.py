@@ -178,6 +178,18 @@ async def test_it_reads_on_through_trouble_and_looks_at_the_models_once(
     assert caplog.text.count("does not list") == 1
 
 
+async def test_an_engine_without_metrics_is_asked_until_it_lists_its_models(server: Server) -> None:
+    engine, backend = ENGINES["openai"], OpenAI(config("openai", server.url), Timeouts())
+    scraper = Scraper("b", engine, backend.fetch, SETTINGS, lambda: 0, Time(), Discovery(backend.config, engine))
+    server.status = 503
+    reading = asyncio.create_task(scraper.run())
+    await until(lambda: len(server.asked) >= 2)
+    server.status = 200
+    await asyncio.wait_for(reading, 30)
+    await backend.aclose()
+    assert set(server.asked) == {"/v1/models"}
+
+
 @pytest.mark.parametrize("kind", ["llamacpp", "vllm"])
 async def test_a_server_that_closes_without_a_word_is_asked_to_say_so(server: Server, kind: str) -> None:
     backend = OpenAI(config(kind, server.url), Timeouts())
