@@ -10,7 +10,7 @@ from time import time
 from zoneinfo import ZoneInfo
 
 from classifiers.artifact import ArtifactError
-from classifiers.encoder import Encoder, EncoderUnavailable
+from classifiers.encoder import EncoderUnavailable
 from classifiers.static import StaticEncoder
 from policies import addressing
 from policies.document import Loaded, PolicyErrors
@@ -20,6 +20,7 @@ from router import encoders, wire
 from router.backends import open_backends
 from router.baseline import Baseline
 from router.dispatch import Dispatcher
+from router.encoders import EncoderSettings
 from router.errors import RequestError
 from router.fleet import Fleet
 from router.key_copy import KeyCopy
@@ -28,13 +29,15 @@ from router.ledger import feedback
 from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.ledger.lengths import LEARNED_FROM
 from router.ledger.sums import hour_of
+from router.looks.client import SecondLooks
+from router.looks.start import EncoderProcess
 from router.pipeline import Pipeline
 from router.reports import report, window
 from router.reports.formats import as_json
 from router.reports.sources import JournalSource, NoSource, read_store
 from router.rests import SharedRests
 from router.settings import Settings, load_policy
-from router.signals import SignalReader, load_classifier
+from router.signals import SignalReader, load_classifier, terms
 from router.state.store import RedisStore, StoreAway
 from router.telemetry import Telemetry
 
@@ -54,8 +57,9 @@ class Proxy:
         self.keys = Keyring(store, KeyCopy(settings.data_dir, store.url))
         self._ledger = ledger
         self._telemetry = Telemetry(lambda: self.pipeline.fleet.views())
-        self._encoders: tuple[StaticEncoder | None, Encoder | None] = (None, None)
-        self._no_encoder = "the encoder is warming up"
+        self._encoder = EncoderSettings.of(loaded.policy.classifier)
+        self._static: StaticEncoder | None = None
+        self._second = SecondLooks(EncoderProcess(settings.data_dir, settings.cache_dir, self._encoder))
         self._policy_problem = ""
         self._rests = SharedRests(store)
         self.baseline = Baseline()
@@ -136,28 +140,21 @@ class Proxy:
     def _point(self, reader: SignalReader, policy: Policy) -> None:
         """Give a reader the best classifier that the encoders at hand allow."""
         try:
-            reader.use(load_classifier(policy, *self._encoders))
+            classifier = load_classifier(policy, self._static)
+            reader.use(classifier, self._second.take(terms(policy, classifier)))
         except (ArtifactError, OSError) as error:
             log.error("no classifier: %s; the policy leans to its baseline", error)
             reader.without(str(error))
 
-    def _encoders_ready(self, static: StaticEncoder | None, full: Encoder | None) -> None:
-        self._encoders = (static, full)
-        self._point(self.pipeline.reader, self.policy)
-
     async def warm(self) -> None:
-        """Bring up the encoders behind the requests that are served meanwhile on what there is."""
-        loop = asyncio.get_running_loop()
-
-        def ready(static: StaticEncoder | None, full: Encoder | None) -> None:
-            loop.call_soon_threadsafe(self._encoders_ready, static, full)
-
+        """Bring up the looks behind the requests that are served meanwhile on what there is; then keep them up."""
         try:
-            await asyncio.to_thread(encoders.warm, self.policy.classifier, self._settings.cache_dir, ready)
-            self._no_encoder = ""
+            self._static = await asyncio.to_thread(encoders.static, self._encoder, self._settings.cache_dir)
         except EncoderUnavailable as error:
-            self._no_encoder = str(error)
             log.warning("serving on lexical features alone: %s", error)
+        else:
+            self._point(self.pipeline.reader, self.policy)
+        await self._second.keep()
 
     async def watch_lag(self) -> None:
         """Measure the event loop; see `Telemetry.watch_lag`."""
@@ -222,7 +219,7 @@ class Proxy:
             "policy": self.pipeline.loaded.hash,
             "policy_problem": self._policy_problem,
             "classifier": self.pipeline.reader.looks,
-            "classifier_problem": self._no_encoder or self.pipeline.reader.problem,
+            "classifier_problem": self.pipeline.reader.problem,
             "store": "ready" if self._store.ready else "away",
             "ledger_problem": self._ledger.problem,
         }

@@ -1,4 +1,4 @@
-"""Reading signals while serving: the first look at once, the second in a thread and only where it could matter.
+"""Reading signals while serving: the first look at once, the second elsewhere and only where it could matter.
 
 A classifier that is missing, late or broken never fails a request: its signals say what is missing, and the policy
 leans to the baseline (invariant 5).
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 from classifiers.artifact import default_artifact
 from classifiers.classifier import Classifier
@@ -22,19 +23,28 @@ from policies.document import Loaded
 from policies.schema import Policy
 from policies.values import Features, Signals, View
 from policies.variants import name_of
-from router.second_look import Busy, SecondLooks
+from router.looks.client import Away, Busy
+from router.looks.messages import Terms
 
 log = logging.getLogger(__name__)
 
 
-def load_classifier(policy: Policy, static: StaticEncoder | None, full: Encoder | None) -> Classifier:
+def load_classifier(policy: Policy, static: StaticEncoder | None, full: Encoder | None = None) -> Classifier:
     """The policy's classifier on the encoders at hand. Raises `ArtifactError` where artifact or encoders do not fit."""
-    settings = policy.classifier
-    artifact = default_artifact() if settings.artifact == "default" else Path(settings.artifact)
-    targets = list(targets_of(policy))
+    targets, domains = list(targets_of(policy)), policy.classifier.domains
     return Classifier.load(
-        artifact, targets, static=static, full=full, domains=settings.domains, baseline=policy.baseline
+        _artifact(policy), targets, static=static, full=full, domains=domains, baseline=policy.baseline
     )
+
+
+def terms(policy: Policy, classifier: Classifier) -> Terms:
+    """What second looks are taken under, to agree with a classifier that `load_classifier` made for the policy."""
+    folder, targets = str(_artifact(policy).resolve()), tuple(targets_of(policy))
+    return Terms(folder, classifier.artifact.id, targets, policy.classifier.domains, policy.baseline)
+
+
+def _artifact(policy: Policy) -> Path:
+    return default_artifact() if policy.classifier.artifact == "default" else Path(policy.classifier.artifact)
 
 
 def targets_of(policy: Policy) -> Iterator[Target]:
@@ -50,32 +60,56 @@ def targets_of(policy: Policy) -> Iterator[Target]:
                 yield Target(own, model if tier.quality else None, backend.quality, tier.size_b, beside=tier.quality)
 
 
+class Second(Protocol):
+    """Who takes second looks: `router.looks.client.Looker`."""
+
+    @property
+    def problem(self) -> str:
+        """Why there are none; empty while there are."""
+
+    async def look(self, features: Features, patience: float) -> Signals:
+        """The second look. Raises `Busy` or `Away`, `TimeoutError` after ``patience`` seconds, and what went wrong."""
+
+    def close(self) -> None:
+        """Look no more."""
+
+
 class SignalReader:
-    """Reads the signals of one request. One encoder thread beside the event loop serves the second looks."""
+    """Reads the signals of one request."""
 
     def __init__(self, tell: Callable[[str], None] = lambda _: None) -> None:
         """Start without a classifier; `use` brings one. ``tell`` hears of every request what came of its looks.
 
         ``sure``: the first look decides alone; ``second``; ``late``: the second
-        was not there in time; ``busy``: it was not even begun; ``failed``; ``none``: there is no classifier.
+        was not there in time; ``busy``: it was not even begun; ``away``: nobody was there to take it; ``failed``;
+        ``none``: there is no classifier.
         """
         self._classifier: Classifier | None = None
-        self.problem = "the classifier is not loaded yet"
+        self._second: Second | None = None
+        self._problem = "the classifier is not loaded yet"
         self._tell = tell
-        self._second = SecondLooks()
 
     @property
     def looks(self) -> str:
         """The best look on offer: ``full``, ``static``, ``lexical``, or ``none``."""
-        return self._classifier.looks if self._classifier else "none"
+        if self._classifier is None:
+            return "none"
+        return "full" if self._second is not None and not self._second.problem else self._classifier.looks
 
-    def use(self, classifier: Classifier) -> None:
-        """Serve from this classifier from now on."""
-        self._classifier, self.problem = classifier, ""
+    @property
+    def problem(self) -> str:
+        """Why not every look is on offer; empty when all are."""
+        return self._problem or (self._second.problem if self._second else "")
+
+    def use(self, classifier: Classifier, second: Second | None = None) -> None:
+        """Serve from this classifier from now on, and from ``second`` where its first look is in doubt."""
+        self.close()
+        self._classifier, self._second, self._problem = classifier, second, ""
 
     def without(self, problem: str) -> None:
         """Serve without a classifier, and say why."""
-        self._classifier, self.problem = None, problem
+        self.close()
+        self._classifier, self._second, self._problem = None, None, problem
 
     async def read(self, loaded: Loaded, features: Features, view: View) -> tuple[Signals, float]:
         """The signals and the milliseconds they took."""
@@ -84,7 +118,7 @@ class SignalReader:
         return signals, (perf_counter() - started) * 1e3
 
     async def _read(self, loaded: Loaded, features: Features, view: View) -> Signals:
-        classifier = self._classifier
+        classifier, second_look = self._classifier, self._second
         if classifier is None:
             self._tell("none")
             return Signals(missing=(self.problem,))
@@ -95,15 +129,17 @@ class SignalReader:
             self._tell("failed")
             return Signals(missing=("the classifier failed",))
         patience = loaded.policy.classifier.deadline.total_seconds()
-        if classifier.looks != "full" or patience <= 0 or not could_flip(loaded, features, first, view):
+        if second_look is None or patience <= 0 or not could_flip(loaded, features, first, view):
             self._tell("sure")
             return first
         try:
-            second = await self._second.look(classifier.second_look, features, patience)
+            second = await second_look.look(features, patience)
         except Busy:
             outcome, why = "busy", "the encoder was too busy for a second look"
         except TimeoutError:
             outcome, why = "late", "the second look was late"
+        except Away as error:
+            outcome, why = "away", f"no second look: {error}"
         except Exception:
             log.exception("the second look failed; the first stands")
             outcome, why = "failed", "the second look failed"
@@ -114,5 +150,6 @@ class SignalReader:
         return replace(first, missing=(*first.missing, why))
 
     def close(self) -> None:
-        """Stop the encoder's thread; what waits for it is dropped."""
-        self._second.close()
+        """Ask for no more second looks."""
+        if self._second is not None:
+            self._second.close()

@@ -57,12 +57,13 @@ def _classifier(policy: Policy) -> Classifier:
     """The policy's classifier with the best encoder there is; without one, on lexical features, which it says."""
     from classifiers.encoder import Encoder, EncoderUnavailable
     from classifiers.static import StaticEncoder
-    from router.encoders import warm
+    from router.encoders import EncoderSettings, warm
     from router.signals import load_classifier
 
     ready: list[tuple[StaticEncoder | None, Encoder | None]] = [(None, None)]
     try:
-        warm(policy.classifier, cache_dir(), lambda static, full: ready.append((static, full)))
+        settings = EncoderSettings.of(policy.classifier)
+        warm(settings, cache_dir(), lambda static, full: ready.append((static, full)))
     except EncoderUnavailable as error:
         print(error, file=sys.stderr)
     return load_classifier(policy, *ready[-1])

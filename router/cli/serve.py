@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import multiprocessing
+import os
 import resource
 import signal
 import socket
 import sys
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
 from router.cli import add_data_dir, cache_dir, data_dir
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from starlette.applications import Starlette
+
     from policies.schema import Limits
     from router.settings import Settings
 
@@ -64,12 +71,11 @@ def run(args: argparse.Namespace) -> int:
 def _serve(settings: Settings, listener: socket.socket, workers: int, limits: Limits) -> int:
     import uvicorn
 
-    from router.app import create
     from router.guard import Guarded
     from router.launch import LISTENING
 
     config = uvicorn.Config(
-        partial(create, settings),
+        partial(_application, settings),
         factory=True,
         loop="uvloop",
         http=partial(Guarded, limits=limits),  # type: ignore[arg-type]
@@ -97,6 +103,20 @@ def _serve(settings: Settings, listener: socket.socket, workers: int, limits: Li
     server = uvicorn.Server(config)
     server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def _application(settings: Settings) -> Starlette:
+    """The application, in a worker that ends when the process that started it is gone, however that ended."""
+    from router.app import create
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
+    return create(settings)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _allow_connections(most: int) -> None:

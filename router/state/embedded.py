@@ -14,12 +14,10 @@ is waited for, and then said to be away. Who uses the store holds ``users.lock``
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -32,9 +30,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
+from router.meeting import make_private, socket_path, taken
 from router.state import watchdog
 
-_LONGEST_SOCKET_PATH = 100
 _START_SECONDS = 60.0
 _ANSWER_SECONDS = 5.0
 
@@ -67,7 +65,7 @@ class EmbeddedStore:
 
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / "store"
-        self.socket = _socket_path(self._folder)
+        self.socket = socket_path(self._folder / "store.sock")
         self._share: IO[bytes] | None = None
         self._turn = Lock()
 
@@ -82,12 +80,10 @@ class EmbeddedStore:
         A server that runs but does not answer is waited for up to a minute. Raises `StoreNotStarted`.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.socket.parent.stat().st_uid != os.getuid():
-            raise StoreNotStarted(
-                f"{self.socket.parent} belongs to somebody else: remove it, or name another data folder"
-            )
-        self.socket.parent.chmod(0o700)
+        try:
+            make_private(self.socket.parent)
+        except PermissionError as error:
+            raise StoreNotStarted(str(error)) from error
         share = self._share or (self._folder / "users.lock").open("ab")
         fcntl.flock(share, fcntl.LOCK_SH)
         self._share = share
@@ -114,7 +110,7 @@ class EmbeddedStore:
         if share is None:
             return
         with share:
-            if _taken(share):
+            if taken(share):
                 watchdog.shut_down(str(self.socket))
             else:
                 fcntl.flock(share, fcntl.LOCK_SH)  # others use it; or the watchdog was faster, and is waited for
@@ -142,7 +138,7 @@ class EmbeddedStore:
         began, deadline = False, monotonic() + patience
         while not self.running(loaded=True):
             with (self._folder / "server.lock").open("ab") as lock:
-                if not _taken(lock):
+                if not taken(lock):
                     if monotonic() > deadline:
                         raise StoreNotStarted(
                             f"the embedded store (process {self._said('server.pid')}) is alive but does not answer, "
@@ -172,7 +168,7 @@ class EmbeddedStore:
 
     def _ensure_watched(self) -> None:
         with (self._folder / "watchdog.lock").open("ab") as lock:
-            if not _taken(lock):
+            if not taken(lock):
                 return
             mine = lock.fileno()
             paths = (str(self._folder / "users.lock"), str(self.socket), str(mine))
@@ -206,21 +202,3 @@ class EmbeddedStore:
             return (self._folder / name).read_text(errors="replace").strip().rpartition("\n")[2]
         except OSError:
             return f"(no {name})"
-
-
-def _taken(lock: IO[bytes]) -> bool:
-    """Take a lock for oneself alone, or say that somebody has it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _socket_path(folder: Path) -> Path:
-    """In the folder where its path is short enough for a socket, else in this user's folder of temporary files."""
-    path = folder.resolve() / "store.sock"
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-        return path
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"tierwise-{os.getuid()}" / f"{name}.sock"

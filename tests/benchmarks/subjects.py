@@ -232,8 +232,9 @@ def _until_answered(process: subprocess.Popen[bytes], port: int, began: float) -
 
 
 def _family(pid: int) -> tuple[int, ...]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return (pid, *(one for child in children for one in _family(int(child))))
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return (pid, *(one for child in children for one in _family(child)))
 
 
 def _stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:

@@ -16,6 +16,7 @@ from classifiers import prepare, torch_encoder
 from classifiers.encoder import EncoderUnavailable, OnnxEncoder
 from policies.schema import ClassifierSettings
 from router import encoders
+from router.encoders import EncoderSettings
 
 
 class FakeGpu:
@@ -117,7 +118,7 @@ def test_serving_begins_on_the_cpu_and_moves_to_the_gpu(
 ) -> None:
     machine(gpu)
     seen: list[str] = []
-    settings = ClassifierSettings.model_validate({"device": device})
+    settings = EncoderSettings.of(ClassifierSettings.model_validate({"device": device}))
     encoders.warm(settings, encoder_cache, lambda _, full: seen.append(full.runtime if full else "none"))
     assert seen == steps
 

@@ -38,6 +38,7 @@ from router.backends import Call, hosted
 from router.errors import UpstreamError
 from router.keys import made, make
 from router.launch import Proxy, running_proxy
+from router.looks.start import EncoderProcess
 from router.openapi import document
 from router.settings import Settings
 from router.telemetry import _Unforgeable
@@ -63,7 +64,11 @@ async def app(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Async
     def unavailable(*_: object) -> None:
         raise EncoderUnavailable("not here")
 
-    monkeypatch.setattr(encoders, "warm", unavailable)
+    def not_started(*_: object) -> None:
+        raise OSError("not here")
+
+    monkeypatch.setattr(encoders, "static", unavailable)
+    monkeypatch.setattr(EncoderProcess, "begin", not_started)
     policy = folder / "policy.yaml"
     policy.write_text(text)
     made = create(Settings(policy, folder / "data", folder / "cache", "WARNING"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from policies.decide import decide
 from policies.document import Loaded, load
 from policies.values import Features, Signals, Success
+from router.looks.client import Away, Busy, Failed
 from router.signals import SignalReader, load_classifier
 from tests.policies.examples import a_view
 
@@ -25,9 +26,10 @@ classifier: {deadline: 30s}
 
 
 class Looks:
-    """A classifier whose looks the test scripts; the real one is tested in tests/classifiers."""
+    """A classifier, and who takes its second looks, as the test scripts them; the real ones are tested elsewhere."""
 
-    looks = "full"
+    looks = "static"
+    problem = ""
 
     def __init__(self, first: Callable[[], Signals], second: Callable[[], Signals]) -> None:
         self._first, self._second = first, second
@@ -36,9 +38,12 @@ class Looks:
     def first_look(self, features: Features) -> Signals:
         return self._first()
 
-    def second_look(self, features: Features) -> Signals:
+    async def look(self, features: Features, patience: float) -> Signals:
         self.second_looks += 1
         return self._second()
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def signals(small: float, error: float, look: Any = "static") -> Signals:
@@ -46,8 +51,8 @@ def signals(small: float, error: float, look: Any = "static") -> Signals:
     return Signals(domain="chat", domain_probs={"chat": 1.0}, complexity=0.3, success=success, look=look)
 
 
-def fails() -> Signals:
-    raise RuntimeError("broken")
+def fails(error: Exception | None = None) -> Signals:
+    raise error or RuntimeError("broken")
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def loaded() -> Loaded:
 async def read(loaded: Loaded, classifier: Looks | None, told: list[str] | None = None) -> Signals:
     reader = SignalReader((told if told is not None else []).append)
     if classifier is not None:
-        reader.use(classifier)  # type: ignore[arg-type]
+        reader.use(classifier, classifier)  # type: ignore[arg-type]
     found, took_ms = await reader.read(loaded, Features(), a_view())
     assert took_ms >= 0
     reader.close()
@@ -79,44 +84,46 @@ async def test_a_doubtful_first_look_asks_for_the_second(loaded: Loaded) -> None
 
 
 @pytest.mark.anyio
-async def test_a_late_second_look_is_recorded_and_the_first_stands() -> None:
-    loaded = load(POLICY.replace("30s", "20ms"), file="policy.yaml", environ={})
-    release = threading.Event()
-
-    def late() -> Signals:
-        release.wait(20)
-        return signals(0.95, 0.01, "full")
-
+@pytest.mark.parametrize(
+    ("error", "outcome", "why"),
+    [
+        (TimeoutError(), "late", "the second look was late"),
+        (Busy(), "busy", "too busy for a second look"),
+        (Away("the process ended"), "away", "no second look: the process ended"),
+        (Failed("Traceback …"), "failed", "the second look failed"),
+    ],
+)
+async def test_a_second_look_that_is_not_had_is_recorded_and_counted_and_the_first_stands(
+    loaded: Loaded, error: Exception, outcome: str, why: str
+) -> None:
     told: list[str] = []
-    found = await read(loaded, Looks(lambda: signals(0.87, 0.05), late), told)
-    release.set()
-    assert told == ["late"]
+    found = await read(loaded, Looks(lambda: signals(0.87, 0.05), partial(fails, error)), told)
+    assert told == [outcome]
     assert found.look == "static"
-    assert "the second look was late" in found.missing
-    assert decide(loaded, Features(), found, a_view()).tier == "large"
+    decision = decide(loaded, Features(), found, a_view())
+    assert decision.tier == "large"
+    assert any(why in reason for reason in decision.reasons)
 
 
 @pytest.mark.anyio
-async def test_what_the_encoder_would_not_get_to_is_recorded_and_counted(loaded: Loaded) -> None:
-    hasty = load(POLICY.replace("30s", "20ms"), file="policy.yaml", environ={})
-    release = threading.Event()
-
-    def slow() -> Signals:
-        release.wait(20)
-        return signals(0.95, 0.01, "full")
-
+async def test_a_deadline_of_nothing_asks_for_no_second_look() -> None:
+    loaded = load(POLICY.replace("30s", "0s"), file="policy.yaml", environ={})
     told: list[str] = []
-    reader = SignalReader(told.append)
-    reader.use(Looks(lambda: signals(0.87, 0.05), slow))  # type: ignore[arg-type]
-    await reader.read(hasty, Features(), a_view())
-    release.set()
-    await reader.read(loaded, Features(), a_view())
-    found, _ = await reader.read(hasty, Features(text="x" * 2000), a_view())
-    reader.close()
-    assert told == ["late", "second", "busy"]
-    assert found.look == "static"
-    assert decide(loaded, Features(), found, a_view()).tier == "large"
-    assert any("too busy for a second look" in reason for reason in decide(loaded, Features(), found, a_view()).reasons)
+    assert not (await read(loaded, Looks(lambda: signals(0.87, 0.05), fails), told)).missing
+    assert told == ["sure"]
+
+
+def test_what_is_on_offer_is_said() -> None:
+    reader, classifier = SignalReader(), Looks(fails, fails)
+    assert (reader.looks, reader.problem) == ("none", "the classifier is not loaded yet")
+    reader.use(classifier)  # type: ignore[arg-type]
+    assert (reader.looks, reader.problem) == ("static", "")
+    reader.use(classifier, classifier)  # type: ignore[arg-type]
+    assert (reader.looks, reader.problem) == ("full", "")
+    classifier.problem = "the process ended"
+    assert (reader.looks, reader.problem) == ("static", "the process ended")
+    reader.without("no artifact")
+    assert (reader.looks, reader.problem) == ("none", "no artifact")
 
 
 @pytest.mark.anyio

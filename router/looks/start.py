@@ -1,0 +1,79 @@
+"""Starting the encoder's process: one for a data folder, a build and an encoder, whoever of its workers comes first.
+
+Its lock is taken before it is started and handed down to it, so the kernel holds it for exactly as long as that process
+lives; so is its socket, which can be connected to from the first moment on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from router.encoders import EncoderSettings
+from router.looks.messages import build
+from router.meeting import make_private, socket_path, taken
+
+LISTENER = 3
+"""The descriptor of the socket that the process accepts workers from."""
+_LOCK = 4
+_BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderProcess:
+    """Where the process of a data folder, with these settings, is met."""
+
+    data_dir: Path
+    cache_dir: Path
+    settings: EncoderSettings
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return socket_path(self._file("sock"))
+
+    def begin(self) -> int | None:
+        """Start the process, unless one lives; its process id if so. Raises `OSError`."""
+        lock_file, path = self._file("lock"), self.socket
+        for folder in (lock_file.parent, path.parent):
+            make_private(folder)
+        with lock_file.open("ab") as lock:
+            if not taken(lock):
+                return None
+            path.unlink(missing_ok=True)
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(path))
+                listener.listen(_BACKLOG)
+                return self._spawn(listener.fileno(), lock.fileno())
+
+    def _spawn(self, listener: int, lock: int) -> int:
+        """The settings go through a pipe: a command line can be read by everybody."""
+        told, tell = os.pipe()
+        with open(tell, "wb") as pipe, open(told, "rb"):
+            environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            child = os.posix_spawn(
+                sys.executable, [sys.executable, "-P", "-m", "router.looks.server"], environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, 2, 1),
+                    (os.POSIX_SPAWN_DUP2, listener, LISTENER), (os.POSIX_SPAWN_DUP2, lock, _LOCK),
+                ],
+            )  # fmt: skip
+            pipe.write(json.dumps({"cache_dir": str(self.cache_dir), "settings": asdict(self.settings)}).encode())
+        return child
+
+    def _file(self, kind: str) -> Path:
+        about = json.dumps([build(), str(self.cache_dir), asdict(self.settings)])
+        return self.data_dir / "encoder" / f"{hashlib.sha256(about.encode()).hexdigest()[:12]}.{kind}"
+
+
+def reaped(child: int) -> bool:
+    """Whether a child has ended; the kernel may forget it then."""
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:
+        return True

@@ -1,0 +1,283 @@
+"""The encoder's queue: what could not be in time is not begun, and a slow encoder never works for nobody.
+
+Workers and the process' server on a real socket, with a classifier that reads what the test lets it read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from classifiers.artifact import ArtifactError
+from classifiers.encoder import EncoderUnavailable
+from policies.values import Features, Signals
+from router.looks import client, messages, server
+from router.looks.client import Away, Busy, Failed, Looker, SecondLooks
+from router.looks.messages import Terms
+from router.looks.server import Server
+
+LONG, SHORT = 30.0, 0.05
+SLOW = Features(text="slow")
+TERMS = Terms("folder", "artifact", (), {}, "large")
+
+
+class Classifier:
+    """Reads what the test lets it read, one text after the other."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.gate, self.reading = threading.Event(), threading.Event()
+
+    def second_look(self, features: Features) -> Signals:
+        self.began.append(features.text)
+        if features.text == SLOW.text:
+            self.reading.set()
+            assert self.gate.wait(LONG)
+        if features.text == "broken":
+            raise ValueError("broken")
+        return Signals(artifact=features.text)
+
+
+class Process:
+    """The process' server in a thread of this one; ``lives`` until the test says otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.classifier = Classifier()
+        self.socket = folder / "sock"
+        self.build = messages.build()
+        self.problem: EncoderUnavailable | None = None
+        self.begun: list[threading.Thread] = []
+
+    def begin(self) -> int | None:
+        if self.begun and self.begun[-1].is_alive():
+            return None
+        self.socket.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.socket))
+        listener.listen()
+        self.begun.append(threading.Thread(target=self._run, args=(listener,)))
+        self.begun[-1].start()
+        return None
+
+    def _run(self, listener: socket.socket) -> None:
+        with listener:
+            Server(listener, self._warm, self.build).run()
+
+    def _warm(self, ready: Callable[[Any, Any], None]) -> None:
+        if self.problem:
+            raise self.problem
+        ready(None, None)
+        ready(None, SimpleNamespace(runtime="a test"))
+
+    def join(self) -> None:
+        """It ends with its last worker."""
+        for thread in self.begun:
+            thread.join(LONG)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Process:
+    process = Process(tmp_path)
+
+    def made(terms: Terms, *_: object) -> Classifier:
+        if terms.artifact != "artifact":
+            raise ArtifactError("another artifact")
+        return process.classifier
+
+    monkeypatch.setattr(server, "_classifier", made)
+    return process
+
+
+async def holds(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LONG):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def workers(process: Process, number: int = 1, terms: Terms = TERMS) -> AsyncIterator[list[Looker]]:
+    """So many workers' lookers, on connections of their own."""
+    async with AsyncExitStack() as stack:
+        lookers = []
+        for _ in range(number):
+            looks = SecondLooks(process)  # type: ignore[arg-type]
+            lookers.append(looks.take(terms))
+            keeping = asyncio.create_task(looks.keep())
+            stack.callback(keeping.cancel)
+            await holds(lambda: keeping.done() or not lookers[-1].problem or "warming" not in lookers[-1].problem)  # noqa: B023
+        yield lookers
+        process.classifier.gate.set()
+    await asyncio.sleep(0.01)
+    await asyncio.to_thread(process.join)
+
+
+@pytest.mark.anyio
+async def test_what_waits_too_long_behind_a_slow_text_is_never_read(process: Process) -> None:
+    async with workers(process) as (looker,):
+        for text in (SLOW, Features(text="behind it")):
+            with pytest.raises(TimeoutError):
+                await looker.look(text, SHORT)
+        process.classifier.gate.set()
+        found = await looker.look(Features(text="later"), LONG)
+        assert (found.artifact, process.classifier.began) == ("later", ["slow", "later"])
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_in_time_is_turned_away_at_once(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with workers(process) as (looker,):
+        with pytest.raises(TimeoutError):
+            await looker.look(SLOW, SHORT)
+        process.classifier.gate.set()
+        await looker.look(Features(text="so the pace is known"), LONG)
+        with pytest.raises(Busy):
+            await looker.look(Features(text="x" * 2000), SHORT)
+        assert "x" * 2000 not in process.classifier.began
+        monkeypatch.setattr(client, "_FORGET_SECONDS", 0.0)
+        assert (await looker.look(Features(text="x"), LONG)).artifact == "x"
+
+
+@pytest.mark.anyio
+async def test_what_other_workers_wait_for_is_waited_for_too(process: Process) -> None:
+    async with workers(process, 2) as (looker, other):
+        slow = asyncio.create_task(looker.look(SLOW, LONG))
+        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        theirs = [asyncio.create_task(other.look(Features(text="y" * 2000), LONG)) for _ in range(50)]
+        await asyncio.sleep(SHORT)
+        process.classifier.gate.set()
+        await slow
+        with pytest.raises(Busy):
+            await looker.look(Features(text="x"), SHORT)
+        await asyncio.gather(*theirs)
+        await other.look(Features(text="x"), LONG)
+
+
+@pytest.mark.anyio
+async def test_nobody_is_turned_away_while_there_is_time(process: Process) -> None:
+    async with workers(process, 2) as lookers:
+        texts = [str(number) for number in range(50)]
+        looks = [lookers[at % 2].look(Features(text=text), LONG) for at, text in enumerate(texts)]
+        assert [signals.artifact for signals in await asyncio.gather(*looks)] == texts
+        assert sorted(process.classifier.began) == sorted(texts)
+
+
+@pytest.mark.anyio
+async def test_a_request_that_is_gone_is_not_read(process: Process) -> None:
+    async with workers(process) as (looker,):
+        first = asyncio.create_task(looker.look(SLOW, LONG))
+        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        gone = asyncio.create_task(looker.look(Features(text="gone"), LONG))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        process.classifier.gate.set()
+        await first
+        await looker.look(Features(text="next"), LONG)
+        assert process.classifier.began == ["slow", "next"]
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_gone_is_not_read_for(process: Process) -> None:
+    async with workers(process) as (looker,):
+        first = asyncio.create_task(looker.look(SLOW, LONG))
+        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        async with AsyncExitStack() as stack:
+            looks = SecondLooks(process)  # type: ignore[arg-type]
+            other = looks.take(TERMS)
+            keeping = asyncio.create_task(looks.keep())
+            stack.callback(keeping.cancel)
+            await holds(lambda: looks._transport)
+            other.ready = True
+            theirs = asyncio.create_task(other.look(Features(text="theirs"), LONG))
+            await asyncio.sleep(0.01)
+        with pytest.raises(Away):
+            await theirs
+        process.classifier.gate.set()
+        await first
+        await looker.look(Features(text="next"), LONG)
+        assert process.classifier.began == ["slow", "next"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True}), ("asyncio", {"use_uvloop": False})])
+async def test_what_is_there_in_time_counts_though_the_event_loop_was_held_up(process: Process) -> None:
+    async with workers(process) as (looker,):
+        asked = asyncio.create_task(looker.look(SLOW, SHORT))
+        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        process.classifier.gate.set()
+        threading.Event().wait(2 * SHORT)  # the loop is held up beyond the patience, with the answer in the socket
+        assert (await asked).artifact == "slow"
+
+
+@pytest.mark.anyio
+async def test_a_failure_is_the_askers(process: Process) -> None:
+    async with workers(process) as (looker,):
+        with pytest.raises(Failed, match="broken"):
+            await looker.look(Features(text="broken"), LONG)
+        assert (await looker.look(Features(text="whole"), LONG)).artifact == "whole"
+
+
+@pytest.mark.anyio
+async def test_a_process_that_does_not_read_is_asked_no_more(process: Process) -> None:
+    async with workers(process) as (looker,):
+        asked = [asyncio.create_task(looker.look(SLOW, LONG))]
+        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        while not asked[-1].done():
+            asked.append(asyncio.create_task(looker.look(Features(text="x" * 6000), LONG)))
+            await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await asked.pop()
+        process.classifier.gate.set()
+        assert len(await asyncio.gather(*asked, return_exceptions=True)) == len(asked)
+        assert (await looker.look(Features(text="again"), LONG)).artifact == "again"
+
+
+@pytest.mark.anyio
+async def test_terms_that_do_not_hold_are_refused_and_said_so(process: Process) -> None:
+    async with workers(process) as (looker,):
+        refused = looker._looks.take(Terms("folder", "stale", (), {}, "large"))
+        await holds(lambda: refused.problem)
+        assert "another artifact" in refused.problem
+        with pytest.raises(Away, match="another artifact"):
+            await refused.look(Features(text="x"), LONG)
+        assert (await looker.look(Features(text="x"), LONG)).artifact == "x"
+        looker.close()
+        refused.close()
+
+
+@pytest.mark.anyio
+async def test_a_process_of_another_build_is_refused(process: Process) -> None:
+    process.build = "an older one"
+    async with workers(process) as (looker,):
+        assert "another build" in looker.problem
+        with pytest.raises(Away, match="another build"):
+            await looker.look(Features(text="x"), LONG)
+
+
+@pytest.mark.anyio
+async def test_without_an_encoder_it_is_not_tried_again(process: Process) -> None:
+    process.problem = EncoderUnavailable("no weights")
+    async with workers(process, 2) as lookers:
+        await holds(lambda: all(looker.problem == "no weights" for looker in lookers))
+    assert len(process.begun) <= 2
+
+
+@pytest.mark.anyio
+async def test_what_is_no_message_ends_the_connection(process: Process) -> None:
+    async with workers(process) as (looker,):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(process.socket))
+            stranger.sendall(os.urandom(4096))
+            stranger.shutdown(socket.SHUT_WR)
+            await asyncio.to_thread(stranger.recv, 4096)
+        assert (await looker.look(Features(text="x"), LONG)).artifact == "x"

@@ -1,0 +1,156 @@
+"""The encoder's process itself: a real one, with the real encoder, asked by workers of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from classifiers import prepare
+from classifiers.artifact import default_artifact
+from classifiers.artifact import load as load_artifact
+from classifiers.classifier import Classifier
+from classifiers.features import extract, from_text
+from classifiers.targets import Target
+from policies.values import Features
+from router.encoders import EncoderSettings
+from router.looks.client import Away, Looker, SecondLooks
+from router.looks.messages import Terms
+from router.looks.start import EncoderProcess
+from router.meeting import taken
+
+LONG = 60.0
+TARGETS = (Target("small", "qwen2.5-7b-instruct"), Target("large", "llama3-70b-instruct"))
+LOCAL = EncoderSettings("local", "", None, "cpu", 1.0)
+TURNS = [{"role": "user", "content": text} for text in ("What is a group?", "And a ring? \ud83d")]
+ASKED = [
+    *map(from_text, ("Hello", "Prove that there are infinitely many primes. Then list ten.", "什么是群？", "a" * 9000)),
+    extract({"messages": TURNS}),
+]
+
+
+def terms(folder: Path | None = None) -> Terms:
+    folder = folder or default_artifact()
+    return Terms(str(folder), load_artifact(folder).id, TARGETS, {"refunds": ("give me my money back",)}, "large")
+
+
+@pytest.fixture
+def process(tmp_path: Path, encoder_cache: Path) -> EncoderProcess:
+    return EncoderProcess(tmp_path, encoder_cache, LOCAL)
+
+
+async def holds(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LONG):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def lives(process: EncoderProcess) -> bool:
+    with process._file("lock").open("ab") as lock:
+        return not taken(lock)
+
+
+@asynccontextmanager
+async def worker(process: EncoderProcess, under: Terms | None = None) -> AsyncIterator[Looker]:
+    looks = SecondLooks(process)
+    looker = looks.take(under or terms())
+    keeping = asyncio.create_task(looks.keep())
+    try:
+        await holds(lambda: looker.ready or keeping.done())
+        yield looker
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+@pytest.mark.anyio
+async def test_what_it_says_is_what_would_be_said_in_this_process(process: EncoderProcess, encoder_cache: Path) -> None:
+    both, under = prepare.load(encoder_cache), terms()
+    here = Classifier.load(
+        default_artifact(), TARGETS, full=both.full, static=both.static, domains=under.domains, baseline="large"
+    )
+    async with worker(process) as looker:
+        for features in ASKED:
+            assert await looker.look(features, LONG) == here.second_look(features)
+
+
+@pytest.mark.anyio
+async def test_two_workers_share_it_and_it_ends_with_the_last(process: EncoderProcess) -> None:
+    async with worker(process) as one:
+        async with worker(process) as other:
+            assert process.begin() is None
+            both = await asyncio.gather(*(looker.look(from_text("Hello"), LONG) for looker in (one, other)))
+            assert both[0] == both[1]
+        assert await one.look(from_text("Hello again"), LONG)
+        assert lives(process)
+    await holds(lambda: not lives(process))
+
+
+@pytest.mark.anyio
+async def test_killed_it_is_started_again_and_nobody_waits_for_it(process: EncoderProcess) -> None:
+    async with worker(process) as looker:
+        (killed,) = children()
+        os.kill(killed, signal.SIGSTOP)
+        asked = asyncio.create_task(looker.look(from_text("What is a prime?"), LONG))
+        await asyncio.sleep(0.01)
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(Away, match="ended"):
+            await asked
+        with pytest.raises(Away, match="started again"):
+            await looker.look(from_text("What is a prime?"), LONG)
+        await holds(lambda: looker.ready)
+        assert not looker.problem
+        assert await looker.look(from_text("What is a prime?"), LONG)
+        assert children() != [killed]
+    await holds(lambda: not lives(process))
+
+
+@pytest.mark.anyio
+async def test_an_artifact_that_was_replaced_is_refused(process: EncoderProcess, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(default_artifact(), folder)
+    stale = terms(folder)
+    async with worker(process) as looker:
+        (folder / "manifest.json").write_text("{}")
+        refused = looker._looks.take(stale)
+        await holds(lambda: refused.problem != "")
+        assert not refused.ready
+        assert "manifest.json" in refused.problem
+        other = looker._looks.take(Terms(str(default_artifact()), "another", TARGETS, {}, "large"))
+        await holds(lambda: "another" in other.problem)
+        assert (await looker.look(Features(text="Hello"), LONG)).look == "full"
+
+
+@pytest.mark.anyio
+async def test_nobody_else_may_speak_to_it_or_read_its_key(process: EncoderProcess) -> None:
+    process = replace(process, settings=replace(LOCAL, key="sk-secret"))
+    async with worker(process):
+        assert stat.S_IMODE(process.socket.parent.stat().st_mode) == 0o700
+        assert [line for line in command_lines() if "looks.server" in line and "secret" not in line]
+        assert not [line for line in command_lines() if "sk-secret" in line]
+
+
+@pytest.mark.anyio
+async def test_without_an_encoder_it_says_why_and_ends(tmp_path: Path, encoder_cache: Path) -> None:
+    process = EncoderProcess(tmp_path, encoder_cache, EncoderSettings("http://127.0.0.1:9/v1", "m", "key", "cpu", 1.0))
+    async with worker(process) as looker:
+        assert "http://127.0.0.1:9" in looker.problem
+    await holds(lambda: not lives(process))
+
+
+def children() -> list[int]:
+    threads = Path(f"/proc/{os.getpid()}/task").iterdir()
+    found = [child for thread in threads for child in (thread / "children").read_text().split()]
+    return [int(child) for child in found if "looks.server" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def command_lines() -> list[str]:
+    return [Path(f"/proc/{child}/cmdline").read_text() for child in children()]
