@@ -179,9 +179,9 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
         return False
     facts = Facts(features)
     if target.kind == "auto":
-        if _left_open(policy, facts):
+        if _left_open(loaded, facts):
             return True
-    elif target.kind == "tier" and policy.tiers[target.name].told_apart:
+    elif target.kind == "tier" and target.name in loaded.told_apart:
         return True
     excluding = [rule.when for rule in policy.rules if rule.exclude is not None and rule.when.asks_signals()]
     return any(when.match(facts).holds is None for when in excluding) or any(
@@ -189,12 +189,13 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
     )
 
 
-def _left_open(policy: Policy, facts: Facts) -> bool:
+def _left_open(loaded: Loaded, facts: Facts) -> bool:
     """Say whether the rules leave open which backends answer, unless signals tell."""
+    policy = loaded.policy
     for rule in policy.rules:
         if rule.tier is not None and (holds := rule.when.match(facts).holds) is not False:
-            return holds is None or policy.tiers[rule.tier].told_apart
-    return len(policy.tiers) > 1 or policy.tiers[policy.baseline].told_apart
+            return holds is None or rule.tier in loaded.told_apart
+    return len(policy.tiers) > 1 or policy.baseline in loaded.told_apart
 
 
 def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View) -> bool:
@@ -258,7 +259,7 @@ def _under(loaded: Loaded, target: Target, case: _Case, signals: Signals) -> _Ca
         for tier, option in case.options.items()
     }
     moved = replace(case, signals=signals, baseline=options[policy.baseline], options=options, narrowed={})
-    return _narrow(moved, target.objective or policy.objective)
+    return _narrow(moved, target.objective or policy.objective, loaded.told_apart)
 
 
 def _case(loaded: Loaded, target: Target, features: Features, signals: Signals | None, view: View) -> _Case:
@@ -282,7 +283,7 @@ def _case(loaded: Loaded, target: Target, features: Features, signals: Signals |
         policy, loaded.prices, features, signals, view, rules, standing, by_tier, options[policy.baseline], options, {},
         tuple(over),
     )  # fmt: skip
-    return _narrow(case, target.objective or policy.objective)
+    return _narrow(case, target.objective or policy.objective, loaded.told_apart)
 
 
 def _able(standing: Sequence[Standing]) -> list[Backend]:
@@ -290,13 +291,12 @@ def _able(standing: Sequence[Standing]) -> list[Backend]:
     return [s.backend for s in standing if s.able] or [s.backend for s in standing]
 
 
-def _narrow(case: _Case, objective: Objective) -> _Case:
+def _narrow(case: _Case, objective: Objective, apart: frozenset[str]) -> _Case:
     """Let the objective choose within tiers whose backends are told apart, of those that at most a rest keeps away."""
-    apart = [tier for tier, settings in case.policy.tiers.items() if settings.told_apart]
     if not apart or case.signals is None or not case.signals.success:
         return case
     narrowed, options = {}, dict(case.options)
-    for tier in apart:
+    for tier in sorted(apart, key=lambda tier: case.options[tier].order):
         standing, order = _within(case, tier), case.options[tier].order
         found = variants.variants(tier, [s.backend for s in _awake(standing)] or _able(standing), case.signals)
         each = [_option(case.prices, name, order, some, case.features, case.signals) for name, some in found.items()]

@@ -46,6 +46,8 @@ class Loaded:
     """Each backend's price by its name, worked out once."""
     priced: Mapping[str, Sequence[Backend]] = field(init=False, repr=False, compare=False)
     """By tier, the backends that its cost is estimated by: one of each price."""
+    told_apart: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The tiers some of whose backends answer differently well from others."""
     open: Open = field(init=False, repr=False, compare=False)
     plans: dict[str, Plan | None] = field(init=False, repr=False, compare=False)
     """What `policies.decide` has found to hold for every request of a model name that nothing stands in the way of."""
@@ -59,6 +61,8 @@ class Loaded:
         object.__setattr__(self, "prices", prices)
         priced = {name: of_each_price(tier.backends, prices) for name, tier in self.policy.tiers.items()}
         object.__setattr__(self, "priced", priced)
+        apart = frozenset(name for name, tier in self.policy.tiers.items() if tier.told_apart)
+        object.__setattr__(self, "told_apart", apart)
         object.__setattr__(self, "_targets", targets(self.policy))
 
     def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:

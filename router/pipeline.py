@@ -160,7 +160,7 @@ class Pipeline:
         target = self.loaded.target(model)
         if self._texts_matter or isinstance(target, Refusal):
             return self._texts_matter
-        apart = target.kind == "tier" and self.loaded.policy.tiers[target.name].told_apart
+        apart = target.kind == "tier" and target.name in self.loaded.told_apart
         return apart or target.kind == "auto"
 
     async def choose(self, features: Features, prompt: Trace = ()) -> Choice:
