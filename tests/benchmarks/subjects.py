@@ -45,7 +45,8 @@ fallback: {{small: [large]}}
 class Subject:
     """Something that answers chat completions.
 
-    ``pids`` are its processes, whose CPU time is its cost; ``helpers`` are those of them that serve the others.
+    ``pids`` are its processes, whose CPU time is its cost; ``helpers`` are those of them that keep the books, and
+    ``encoders`` those that take second looks, for all workers.
     """
 
     name: str
@@ -53,8 +54,14 @@ class Subject:
     model: str
     pids: tuple[int, ...] = ()
     helpers: tuple[int, ...] = ()
+    encoders: tuple[int, ...] = ()
     start_s: float = 0.0
     version: str = ""
+
+    def workers(self) -> tuple[int, ...]:
+        """The processes that answer requests: those that were spawned for it, else the first."""
+        spawned = tuple(pid for pid in self.pids if "spawn_main" in _command_line(pid))
+        return spawned or self.pids[:1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +173,9 @@ def tierwise(
             time.sleep(0.05)
         pid = folder / "store" / "server.pid"
         helpers = (int(pid.read_text()),) if pid.exists() else ()
-        yield Subject("tierwise", f"{base}/v1", "tier/small", (*_family(process.pid), *helpers), helpers, seconds)
+        family = _family(process.pid)
+        encoders = tuple(pid for pid in family if "router.looks.server" in _command_line(pid))
+        yield Subject("tierwise", f"{base}/v1", "tier/small", (*family, *helpers), helpers, encoders, seconds)
 
 
 @contextmanager
@@ -179,7 +188,9 @@ def peer(name: str, url: str, folder: Path) -> Iterator[Subject]:
     with _started(settings.command(folder, python, url, port), port, environ, log) as (process, seconds):
         asked = [python, "-c", f"from importlib.metadata import version; print(version({settings.distribution!r}))"]
         version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-        yield Subject(name, f"http://127.0.0.1:{port}/v1", settings.model, _family(process.pid), (), seconds, version)
+        yield Subject(
+            name, f"http://127.0.0.1:{port}/v1", settings.model, _family(process.pid), (), (), seconds, version
+        )
 
 
 @contextmanager
@@ -235,6 +246,10 @@ def _family(pid: int) -> tuple[int, ...]:
     threads = Path(f"/proc/{pid}/task").iterdir()
     children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
     return (pid, *(one for child in children for one in _family(child)))
+
+
+def _command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 
 
 def _stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
