@@ -16,8 +16,9 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hmac import compare_digest
 from time import time
 from typing import Protocol
@@ -108,12 +109,20 @@ def replay(keys: dict[str, Key], events: Iterable[bytes]) -> None:
             log.error("the store holds an event about a key that cannot be read; it is passed over")
 
 
-async def read_on(store: Log, keys: dict[str, Key], after: str = "") -> str:
-    """Bring keys up to date with the store, from a position in its log; returns the new one. Raises `StoreAway`."""
+async def read_on(
+    store: Log, keys: dict[str, Key], after: str = "", tell: Callable[[Sequence[bytes]], None] = lambda events: None
+) -> str:
+    """Bring keys up to date with the store, from a position in its log; returns the new one. Raises `StoreAway`.
+
+    ``tell`` is told what happened, page by page, in a thread of its own.
+    """
     while True:
-        events = await store.key_events(after, _EVENTS_AT_ONCE)
-        replay(keys, (event for _, event in events))
-        after = events[-1][0] if events else after
+        page = await store.key_events(after, _EVENTS_AT_ONCE)
+        events = [event for _, event in page]
+        replay(keys, events)
+        if events:
+            await asyncio.to_thread(tell, events)
+        after = page[-1][0] if page else after
         if len(events) < _EVENTS_AT_ONCE:
             return after
 
@@ -132,8 +141,11 @@ class Copy(Protocol):
     def load(self) -> dict[str, Key]:
         """The keys as last saved."""
 
-    def save(self, keys: Mapping[str, Key]) -> None:
-        """Save them."""
+    def add(self, events: Sequence[bytes], *, afresh: bool) -> None:
+        """Add what happened to keys; ``afresh`` to one that takes the old one's place when it is `settle`d."""
+
+    def settle(self) -> None:
+        """Put what was added afresh in the place of what there was."""
 
 
 class Keyring:
@@ -171,16 +183,17 @@ class Keyring:
 
     async def refresh(self) -> None:
         """Learn what has happened to keys since; a store that is away changes nothing."""
-        keys = {} if self._read_to is None else self._keys
+        first = self._read_to is None
+        keys = {} if first else self._keys
         try:
-            read_to = await read_on(self._store, keys, self._read_to or "")
+            read_to = await read_on(self._store, keys, self._read_to or "", partial(self._copy.add, afresh=first))
         except StoreAway:
             if self._read_to is None and not self._keys:
                 self._keys = await asyncio.to_thread(self._copy.load)
             return
-        if read_to != self._read_to:
-            self._keys, self._read_to = keys, read_to
-            await asyncio.to_thread(self._copy.save, dict(keys))
+        self._keys, self._read_to = keys, read_to
+        if first:
+            await asyncio.to_thread(self._copy.settle)
 
     async def follow(self) -> None:
         """Keep up, well within a second."""

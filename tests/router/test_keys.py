@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -43,7 +44,10 @@ class NoCopy:
     def load(self) -> dict[str, Key]:
         return {}
 
-    def save(self, keys: Mapping[str, Key]) -> None:
+    def add(self, events: Sequence[bytes], *, afresh: bool) -> None:
+        pass
+
+    def settle(self) -> None:
         pass
 
 
@@ -155,19 +159,43 @@ async def test_who_starts_while_the_store_is_away_honours_the_keys_last_known(tm
 
 def test_a_copy_holds_no_key_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     (ann, text), copy = make("ann"), KeyCopy(tmp_path, "redis://one")
-    copy.save({"ann": ann})
+    copy.add([made(ann)], afresh=True)
+    copy.settle()
     path = tmp_path / COPY_NAME
     assert text.rpartition("-")[2] not in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
     assert list(tmp_path.iterdir()) == [path]
     assert copy.load() == {"ann": ann}
-    for spoiled in (b"", b"[]", b'{"store": "redis://one", "keys": [7]}'):
+    for spoiled in (b"", b"[]", b"\n", b'{"store": "redis://one"}\n7\n'):
         path.write_bytes(spoiled)
         assert copy.load() == {}
 
 
+@pytest.mark.anyio
+async def test_what_happens_is_added_to_the_copy_and_not_all_written_again(tmp_path: Path) -> None:
+    """Two workers share a copy: what both add counts once, and the first to start again tidies up."""
+    (ann, _), (bob, bob_text) = make("ann"), make("bob")
+    log, path = Log(made(ann)), tmp_path / COPY_NAME
+    workers = [Keyring(log, KeyCopy(tmp_path, "redis://one")) for _ in range(2)]
+    for worker in workers:
+        await worker.refresh()
+    written = path.stat().st_ino
+    await log.tell_key(made(bob))
+    await log.tell_key(revoked("ann", 7.0))
+    for worker in workers:
+        await worker.refresh()
+    assert path.stat().st_ino == written
+    assert path.read_bytes().count(b'"bob"') == 2
+    known = KeyCopy(tmp_path, "redis://one").load()
+    assert known == {"ann": replace(ann, revoked=7.0), "bob": bob}
+    assert workers[0].check(bob_text) == bob
+    await Keyring(log, KeyCopy(tmp_path, "redis://one")).refresh()
+    assert path.read_bytes().count(b'"bob"') == 1
+    assert KeyCopy(tmp_path, "redis://one").load() == known
+
+
 def test_a_disk_that_takes_no_copy_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    KeyCopy(tmp_path / "not there", "redis://one").save({})
+    KeyCopy(tmp_path / "not there", "redis://one").settle()
     assert "cannot be written" in caplog.text
 
 
