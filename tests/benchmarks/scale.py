@@ -67,7 +67,7 @@ Grown: TypeAlias = AbstractContextManager[tuple[subjects.Subject, Wires]]
 
 @contextmanager
 def entries(url: str, size: int) -> Iterator[tuple[subjects.Subject, Wires]]:
-    """A proxy with this many entries in its journal, copies of real ones under ids of their own."""
+    """A proxy with this many entries in its journal, copies of real ones."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with subjects.tierwise(url, folder) as subject:
@@ -75,9 +75,8 @@ def entries(url: str, size: int) -> Iterator[tuple[subjects.Subject, Wires]]:
         with closing(sqlite3.connect(folder / JOURNAL_NAME)) as journal, journal:
             journal.execute(
                 "WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < ?) "
-                "INSERT INTO entries (seq, id, at, tier, backend, cost_nanos, body) "
-                "SELECT seq, lower(hex(randomblob(16))), at, tier, backend, cost_nanos, body FROM copies, "
-                "(SELECT * FROM entries ORDER BY number LIMIT 50)",
+                "INSERT INTO blocks SELECT -1000 * n - seq, since, until, count, bodies FROM copies, blocks "
+                "WHERE seq > 0",
                 (max(1, size // 50),),
             )
         with subjects.tierwise(url, folder) as subject:
@@ -145,7 +144,7 @@ def _conversation(body: bytes) -> str:
 
 @contextmanager
 def backends(url: str, size: int) -> Iterator[tuple[subjects.Subject, Wires]]:
-    """A proxy with this many more backends, in a tier that is not asked for."""
+    """A proxy with this many more backends, in the tier that the one asked for falls back to."""
     price = "cost: {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}"
     spares = (f'      - {{{{name: s{n}, kind: openai, base_url: "{url}", model: m, {price}}}}}\n' for n in range(size))
     policy = subjects.POLICY.replace("baseline: large", f"{''.join(spares)}baseline: large")
@@ -223,7 +222,10 @@ def proxies(url: str, number: int) -> Iterator[Callable[[], float]]:
 
 
 GROWS = {"entries": entries, "keys": client_keys, "sessions": sessions, "backends": backends}
-"""What grows; backends by the thousandth part, since a policy's document has a largest size of its own."""
+"""What grows."""
+
+MOST_BACKENDS = 10_000
+"""Nobody writes down more, and loading them takes seconds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -237,15 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with subjects.upstream() as url:
         for what, grown in GROWS.items():
             if what in args.only:
-                sizes = [max(1, size // 1000) for size in args.sizes] if what == "backends" else args.sizes
+                sizes = [size for size in args.sizes if what != "backends" or size <= MOST_BACKENDS]
                 _grow(found, what, grown, url, sizes, args.rounds)
         if "rest" in args.only:
             _share(found, url, args.rounds)
     found.print()
     found.write(args.json)
     if args.chart:
-        sizes = sorted({*args.sizes, *(max(1, size // 1000) for size in args.sizes)})
-        _plot(found, [what for what in GROWS if what in args.only], sizes, args.chart)
+        _plot(found, [what for what in GROWS if what in args.only], args.sizes, args.chart)
 
 
 def _grow(
@@ -262,8 +263,7 @@ def _grow(
             cost(subject, wires, _REQUESTS // 6)
         for number in range(rounds):
             for size, subject, wires in figures.rotated(running, number):
-                requests = _REQUESTS // 6 if what == "backends" else _REQUESTS
-                found.add(what, **{f"µs at {size:,}": cost(subject, wires, requests)})
+                found.add(what, **{f"µs at {size:,}": cost(subject, wires)})
 
 
 def _share(found: figures.Figures, url: str, rounds: int) -> None:
