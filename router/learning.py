@@ -19,7 +19,8 @@ from policies.decide import decide
 from policies.document import Loaded
 from policies.schema import Policy
 from policies.values import Entry
-from router.ledger.feedback import FeedbackError, judged
+from router.ledger.feedback import FeedbackError
+from router.ledger.judgements import judged
 
 OTHER_TIER = "were answered by another tier than was drawn, with odds that nobody knows"
 NO_CONTENT = "have no content: the policy must say logging: {content: true} for training to read what was asked"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -124,19 +124,21 @@ class Journal:
             return True
         if isinstance(items[0], Line | Feedback):
             sleep(COMMIT_WINDOW)
-        while len(items) < _MOST_PER_COMMIT:
-            try:
+        with suppress(Empty):
+            while len(items) < _MOST_PER_COMMIT:
                 items.append(self._queue.get_nowait())
-            except Empty:
-                break
-        self._flushes += [item for item in items if isinstance(item, Event)]
-        self._feedback += [item for item in items if isinstance(item, Feedback)]
-        lines = [item for item in items if isinstance(item, Line)]
+        lines = [item for item in items if type(item) is Line]
         self._held += lines if self.keep_content else map(_without_content, lines)
-        for reading in (item for item in items if isinstance(item, Reading)):
-            self._carried = merge_packed(self._carried, reading.packed)
-            self._gpus |= {hold[:3]: hold for hold in reading.holds}
-        return None not in items
+        others = [item for item in items if type(item) is not Line]
+        for item in others:
+            if isinstance(item, Event):
+                self._flushes.append(item)
+            elif isinstance(item, Feedback):
+                self._feedback.append(item)
+            elif isinstance(item, Reading):
+                self._carried = merge_packed(self._carried, item.packed)
+                self._gpus |= {hold[:3]: hold for hold in item.holds}
+        return None not in others
 
     def _commit(self, file: JournalFile, *, insist: bool) -> None:
         """Write what is held, in one transaction or a few; while the disk refuses, try once a second."""
@@ -198,4 +200,5 @@ class Journal:
 
 
 def _without_content(line: Line) -> Line:
-    return Line(codec.without_content(line.entry), line.charges, line.holds)
+    entry = codec.without_content(line.entry)
+    return line if entry is line.entry else Line(entry, line.charges, line.holds)

@@ -1,7 +1,8 @@
 """The journal on disk: one SQLite file (WAL mode) per data folder, shared by the proxy's workers.
 
-``entries`` holds whole entries; ``sums`` has one row per commit, numbered without gaps, and ``cells`` what that
-commit's entries add up to. Entries and their sums are written in one transaction.
+``blocks`` holds whole entries, those of a commit together (see `router.ledger.blocks`); ``sums`` has one row per
+commit, numbered without gaps, and ``cells`` what that commit's entries add up to. All of a commit is written in one
+transaction. Journals of version 1, with a row an entry, are read as they are, and brought up to date by who writes.
 
 Commits are gathered into chapters: whoever takes charge of shipping begins a new one, with a name of its own. The store
 remembers how far it has applied each chapter, so that a batch is everything after that: shipping the same thing twice
@@ -22,43 +23,17 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
-from typing import TypeAlias
 
 from policies.values import Entry
-from router.ledger import codec
+from router.ledger import blocks, codec, layout
 from router.ledger.feedback import Feedback
 from router.ledger.meter import Hold
 from router.ledger.sums import Packed, merge_all, merge_packed, pack_entries
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS chapters (base INTEGER PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY, seq INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, at REAL NOT NULL,
-    tier TEXT NOT NULL, backend TEXT NOT NULL, cost_nanos INTEGER, body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS entries_at ON entries (at);
-CREATE INDEX IF NOT EXISTS entries_seq ON entries (seq);
-CREATE TABLE IF NOT EXISTS sums (seq INTEGER PRIMARY KEY AUTOINCREMENT, first INTEGER NOT NULL, at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS holds (seq INTEGER NOT NULL, account TEXT NOT NULL, member TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS holds_seq ON holds (seq);
-CREATE TABLE IF NOT EXISTS cells (
-    seq INTEGER NOT NULL, hour INTEGER NOT NULL, field TEXT NOT NULL, packed BLOB NOT NULL,
-    PRIMARY KEY (seq, hour, field)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS gpus (
-    proxy TEXT NOT NULL, backend TEXT NOT NULL, hour_nanos INTEGER NOT NULL, until REAL NOT NULL,
-    PRIMARY KEY (proxy, backend, hour_nanos)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS feedback (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL, key_id TEXT NOT NULL, at REAL NOT NULL, score REAL NOT NULL,
-    UNIQUE (id, key_id));
-"""
-_COLUMNS = "seq, id, at, tier, backend, cost_nanos, body"
-_ROWS_AT_ONCE = 256
-_Row: TypeAlias = "tuple[object, ...]"
 _CELLS_PER_BATCH = 2_000
 _MOST_FEEDBACK = 1_000_000
 
@@ -113,10 +88,11 @@ class JournalFile:
         self.path = path
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         try:
-            self._see_version(create)
+            layout.check(self._db, path, create=create)
         except BaseException:
             self._db.close()
             raise
+        self._last: tuple[int, frozenset[str]] = (0, frozenset())
         if not create:
             self._db.execute("PRAGMA query_only=on")
             return
@@ -125,16 +101,9 @@ class JournalFile:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         with self._transaction():
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
+            layout.make(self._db, path)
             self._db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
             self._db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
-
-    def _see_version(self, create: bool) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version != _VERSION and not (create and version == 0):
-            raise sqlite3.DatabaseError(f"{self.path} is not a journal of version {_VERSION} but of version {version}")
 
     def close(self) -> None:
         """Close the connection."""
@@ -154,21 +123,24 @@ class JournalFile:
     def write(
         self, lines: Sequence[Line], at: float, carried: Packed | None = None, holds: Iterable[Hold] = ()
     ) -> None:
-        """Commit entries and their sums, whole or not at all; an entry whose id is known already is not counted again.
+        """Commit entries and their sums, whole or not at all; an entry that is written again is not counted again.
 
         ``carried`` are sums that have no entry here, ``holds`` GPUs that are held or let go. Raises `sqlite3.Error` (a
         full disk, for one).
         """
-        bodies = [codec.encode(line.entry) for line in lines]
+        fresh = self._fresh(lines)
+        bodies = [(line.entry.at, codec.encode(line.entry)) for line in fresh.values()]
+        sums = merge_packed(carried or {}, pack_lines(tuple(fresh.values())))
+        given_back = [hold for line in fresh.values() for hold in line.holds]
         with self._transaction():
             seq = self._next_seq()
-            added = self._add_entries(seq, lines, bodies)
-            sums = merge_packed(carried or {}, pack_lines(added))
+            self._last = (seq, frozenset(fresh))
+            if bodies:
+                blocks.put(self._db, seq, bodies)
             if sums:
                 self._add_sums(seq, seq, at, sums)
-            self._db.executemany(
-                "INSERT INTO holds VALUES (?,?,?)", [(seq, *hold) for line in added for hold in line.holds]
-            )
+            if given_back:
+                self._db.executemany("INSERT INTO holds VALUES (?,?,?)", [(seq, *hold) for hold in given_back])
             for hold in holds:
                 if hold.until is None:
                     key = "proxy = ? AND backend = ? AND hour_nanos = ?"
@@ -184,22 +156,15 @@ class JournalFile:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'sums'").fetchone()
         return (row[0] if row else 0) + 1
 
-    def _add_entries(self, seq: int, lines: Sequence[Line], bodies: Sequence[bytes]) -> list[Line]:
-        """Add entries and give those that were not known already.
-
-        Many go in one statement: with a statement for each, the event loop's thread and this one would take the
-        interpreter from each other at every entry.
-        """
-        rows = [_row(seq, line.entry, body) for line, body in zip(lines, bodies, strict=True)]
-        if sum(map(self._insert, _in_powers_of_two(rows))) == len(rows):
-            return list(lines)
-        self._db.execute("DELETE FROM entries WHERE seq = ?", (seq,))
-        return [line for line, row in zip(lines, rows, strict=True) if self._insert([row])]
-
-    def _insert(self, rows: Sequence[_Row]) -> int:
-        marks = ",".join(["(?,?,?,?,?,?,?)"] * len(rows))
-        statement = f"INSERT INTO entries ({_COLUMNS}) VALUES {marks} ON CONFLICT (id) DO NOTHING"
-        return self._db.execute(statement, tuple(chain.from_iterable(rows))).rowcount
+    def _fresh(self, lines: Sequence[Line]) -> dict[str, Line]:
+        """Entries by id, without those that the last commit has: a disk may have kept what it said that it refused."""
+        fresh = {line.entry.id: line for line in lines}
+        seq, tried = self._last
+        if not tried.isdisjoint(fresh):
+            for (block,) in self._db.execute("SELECT bodies FROM blocks WHERE seq = ?", (seq,)):
+                for body in blocks.unpack(block):
+                    fresh.pop(blocks.facts(body)["id"], None)
+        return fresh
 
     def _add_sums(self, seq: int, first: int, at: float, sums: Mapping[tuple[int, str], bytes]) -> None:
         self._db.execute("INSERT INTO sums (seq, first, at) VALUES (?,?,?)", (seq, first, at))
@@ -252,22 +217,28 @@ class JournalFile:
         else:
             sums = merge_all(self._db.execute("SELECT hour, field, packed FROM cells WHERE seq > ? AND seq <= ?", span))
         holds = self._db.execute("SELECT account, member FROM holds WHERE seq > ? AND seq <= ?", span)
-        newest = self._db.execute(
-            "SELECT body FROM entries WHERE seq > ? AND seq <= ? ORDER BY number DESC LIMIT ?", (*span, recent)
-        )
         return Batch(
             chapter.name,
             reached - chapter.base + 1,
             last - chapter.base,
             tuple((hour, name, packed) for (hour, name), packed in sums.items()),
             tuple(holds),
-            tuple(row[0] for row in newest)[::-1],
+            tuple(self._newest(span, recent)),
         )
+
+    def _newest(self, span: tuple[int, int], most: int) -> list[bytes]:
+        newest: list[bytes] = []
+        rows = self._db.execute("SELECT bodies FROM blocks WHERE seq > ? AND seq <= ? ORDER BY seq DESC", span)
+        for (block,) in rows:
+            newest[:0] = blocks.unpack(block)[len(newest) - most :]
+            if len(newest) >= most:
+                break
+        return newest
 
     def _recounted(self, applied: int, last: int) -> dict[tuple[int, str], bytes]:
         """The sums of a span that begins within folded commits, from its entries."""
-        bodies = self._db.execute("SELECT body FROM entries WHERE seq > ? AND seq <= ?", (applied, last))
-        entries = [codec.decode(body) for (body,) in bodies]
+        rows = self._db.execute("SELECT bodies FROM blocks WHERE seq > ? AND seq <= ?", (applied, last))
+        entries = [codec.decode(body) for (block,) in rows for body in blocks.unpack(block)]
         log.error(
             "the store went back to commit %d, within folded sums: %d entries after it are counted again from %s; "
             "budgets and GPU time of that span, and entries older than it keeps, are not",
@@ -337,9 +308,9 @@ class JournalFile:
         newest = f"SELECT coalesce(max(number), 0) - {_MOST_FEEDBACK} FROM feedback"
         with self._transaction():
             self._db.execute(f"DELETE FROM feedback WHERE at < ? OR number <= ({newest})", (since,))
-        gone = self._delete("number IN (SELECT number FROM entries WHERE at < ? LIMIT 10000)", since)
+        gone = self._delete("seq IN (SELECT seq FROM blocks WHERE until < ? LIMIT 1000)", since) + self._trim(since)
         while self._used_bytes() > most_bytes:
-            deleted = self._delete("number IN (SELECT number FROM entries ORDER BY number LIMIT ?)", 200)
+            deleted = self._delete("seq IN (SELECT seq FROM blocks ORDER BY seq LIMIT ?)", 4)
             if not deleted:
                 break
             gone += deleted
@@ -350,7 +321,20 @@ class JournalFile:
 
     def _delete(self, condition: str, parameter: float) -> int:
         with self._transaction():
-            return self._db.execute(f"DELETE FROM entries WHERE {condition}", (parameter,)).rowcount
+            gone = self._db.execute(f"DELETE FROM blocks WHERE {condition} RETURNING count", (parameter,)).fetchall()
+        return sum(count for (count,) in gone)
+
+    def _trim(self, since: float) -> int:
+        """Delete entries from before a Unix time out of blocks that have later ones too; returns how many went."""
+        gone = 0
+        rows = self._db.execute("SELECT seq, bodies FROM blocks WHERE since < ?1 AND until >= ?1", (since,)).fetchall()
+        for seq, block in rows:
+            bodies = blocks.unpack(block)
+            kept = [(at, body) for body in bodies if (at := blocks.facts(body)["at"]) >= since]
+            with self._transaction():
+                blocks.put(self._db, seq, kept)
+            gone += len(bodies) - len(kept)
+        return gone
 
     def _used_bytes(self) -> int:
         pages, free, size = (
@@ -374,27 +358,17 @@ class JournalFile:
 
     def bodies(self, since: float, until: float) -> Iterator[bytes]:
         """The JSON of the entries of a half-open range of Unix time, oldest first."""
-        rows = self._db.execute("SELECT body FROM entries WHERE at >= ? AND at < ? ORDER BY at, number", (since, until))
-        for (body,) in rows:
-            yield bytes(body)
+        rows = self._db.execute(
+            "SELECT since, bodies FROM blocks WHERE until >= ? AND since < ? ORDER BY since", (since, until)
+        )
+        return blocks.in_order(rows, since, until)
 
-
-def _in_powers_of_two(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
-    """Runs of 256, 128, …, 1 rows.
-
-    SQLite keeps a prepared statement for each size, with what was last bound to it: a hundred sizes held 25 MiB.
-    """
-    start = 0
-    while left := len(rows) - start:
-        size = min(_ROWS_AT_ONCE, 1 << left.bit_length() - 1)
-        yield rows[start : start + size]
-        start += size
-
-
-def _row(seq: int, entry: Entry, body: bytes) -> _Row:
-    return (seq, entry.id, entry.at, entry.tier, entry.backend, entry.cost_nanos, body)
+    def feedback(self) -> Iterator[tuple[str, str, float, float]]:
+        """All feedback as (id, key_id, at, score); none in a journal from before there was any."""
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'feedback'").fetchone():
+            yield from self._db.execute("SELECT id, key_id, at, score FROM feedback")
 
 
 def pack_lines(lines: Sequence[Line]) -> dict[tuple[int, str], bytes]:
     """What some entries add up to, charges to budgets included."""
-    return merge_packed(pack_entries([line.entry for line in lines]), *(line.charges for line in lines))
+    return merge_packed(pack_entries([line.entry for line in lines]), *(line.charges for line in lines if line.charges))

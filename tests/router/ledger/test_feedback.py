@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from router.ledger import feedback
-from router.ledger.feedback import ANYBODY, Feedback, FeedbackError, judged
+from router.ledger.feedback import ANYBODY, Feedback, FeedbackError
 from router.ledger.journal import Journal
 from router.ledger.journal_file import JournalFile, Line
+from router.ledger.judgements import judged
 from tests.router.ledger.entries import NOON, entry
 
 
@@ -93,16 +94,16 @@ def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FeedbackError, match="cannot be read as a journal"):
         scores([tmp_path / "text"])
     sqlite3.connect(tmp_path / "other").execute("CREATE TABLE things (a)").connection.close()
-    with pytest.raises(FeedbackError, match="has no entries"):
+    with pytest.raises(FeedbackError, match="not a journal of version 2"):
         scores([tmp_path / "other"])
 
 
 def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "j", ["a"], [Feedback("a", "k1", NOON, 1.0)])
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE entries SET body = ?", (json.dumps({"id": "a"}).encode(),))
+        db.execute("UPDATE blocks SET bodies = ?", (json.dumps({"id": "a", "at": NOON}).encode(),))
     db.close()
-    with pytest.raises(FeedbackError, match=r"j, entry 1: cannot be read"):
+    with pytest.raises(FeedbackError, match=r"j, entry a: cannot be read"):
         scores([path])
 
 
