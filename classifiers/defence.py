@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 MOST: Final = 2400
 """Characters of the longest prompt that is taken apart: beside more text a gadget moves little."""
@@ -28,6 +29,9 @@ MOST_WORDS: Final = 90
 
 LEAST: Final = 8
 """Bytes of the shortest core."""
+
+KEPT: Final = 2048
+"""Words of which it is remembered what they are."""
 
 _INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -76,13 +80,13 @@ def cores(text: str) -> tuple[str, ...]:
     places = list(_places(text))
     if not places:
         return ()
-    words = [(match.start(), key) for match in _TOKEN.finditer(text) for key in _content(match[0])]
+    cuts = list(dict.fromkeys((*places[:PLACES], *places[-PLACES:])))
+    told = [_content(text[start:end]) for start, end in pairwise((0, *cuts, len(text)))]
     found: dict[str, None] = {}
-    for place in dict.fromkeys((*places[:PLACES], *places[-PLACES:])):
-        before = {word for at, word in words if at < place}
-        after = {word for at, word in words if at >= place}
+    for number, cut in enumerate(cuts, 1):
+        before, after = set[str]().union(*told[:number]), set[str]().union(*told[number:])
         if before.isdisjoint(after):
-            first, last = text[:place].strip(), text[place:].strip()
+            first, last = text[:cut].strip(), text[cut:].strip()
             if _could_be_gadget(first) and _stands_alone(last, after, first, _BACK):
                 found[last] = None
             if _could_be_gadget(last) and _stands_alone(first, before, last, _AHEAD):
@@ -115,13 +119,18 @@ _COMMON: Final = frozenset(
 )
 
 
-def _content(word: str) -> tuple[str, ...]:
-    """The beginning of a word that says what a text is of, none of any other; pairs of characters where a script does
-    not part its words."""
-    if not word.isascii() and _FAR.search(word):
-        return tuple(word[at : at + 2] for at in range(max(1, len(word) - 1)))
-    telling = len(word) > 2 or (len(word) > 1 and not word.islower())
-    return (word.lower()[:5],) if telling and word.lower() not in _COMMON else ()
+def _content(text: str) -> set[str]:
+    """The beginnings of the words that say what a text is of; pairs of characters where a script does not part its
+    words."""
+    found: set[str] = set()
+    for word in _TOKEN.findall(text):
+        if not word.isascii() and _FAR.search(word):
+            found.update(word[at : at + 2] for at in range(max(1, len(word) - 1)))
+        elif len(word) > 2 or (len(word) > 1 and not word.islower()):
+            lower = word.lower()
+            if lower not in _COMMON:
+                found.add(lower[:5])
+    return found
 
 
 def _could_be_gadget(part: str) -> bool:
@@ -158,7 +167,6 @@ def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[st
     return bool(_ASKS.search(core) or _FAR.search(core)) or not _ASKS.search(part)
 
 
-_WORD: Final = re.compile(r"\S+")
 _END: Final = re.compile(r"(?:[.!?;:。！？；：]|```|\$\$)[\"')\]}*]*$")
 _LABEL: Final = re.compile(r"\(?(?:[A-Za-z]|\d{1,2}|[ivx]{2,4})[.):]$|[A-Z]\w+:$")
 _JOINS: Final = frozenset(
@@ -181,11 +189,14 @@ _MOVED: Final = frozenset(
         "i you we they he she it who can could should would will must may might do does did not please t let me us also"
     )
 )
-# Runs of consonants or of letters, camel case, symbols inside or around a word, keywords: noise, code and formulas.
+# Noise, code and formulas: runs of consonants or of letters, camel case, symbols inside or around a word, keywords.
+_HARSH: Final = re.compile(r"[^aeiouy]{5}|^[^aeiouy]{3,}$|.{21}")
+"""The first two of these in a word of small ASCII letters."""
 _ODD: Final = re.compile(
     r"[^\W\d_aeiouyAEIOUYÀ-ÿ]{5}|^[^\W\d_A-Zaeiouy]{3,}$|[^\W\d_]{21}|[a-z][A-Z]|[\w)\]][^\w\s.,:?!'\"’)%/-]+\w"
-    r"|[^\w\s.,:;?!'\"’()$%/-]{2}|[\\{}<>|]|^[\[#*=]|^(?:public|static|void|def|const|var|int|fn|func|struct|elif)$"
+    r"|[^\w\s.,:;?!'\"’()$%/-]{2}|[\\{}<>|]|^[\[#*=]"
 )
+_KEYWORDS: Final = frozenset("public static void def const var int fn func struct elif".split())  # noqa: SIM905
 _LONG: Final = 20
 """Characters from which a single odd word is taken for noise."""
 _GAP: Final = 3
@@ -198,31 +209,70 @@ def _places(text: str) -> Iterator[int]:
         yield from _places(text[:SPAN])
         yield from (len(text) - SPAN + place for place in _places(text[-SPAN:]))
         return
-    words = [(match.start(), match.end(), match[0]) for match in _WORD.finditer(text)]
-    kinds = _kinds([word for _, _, word in words])
-    for at in range(1, len(words)):
-        (_, end, last), (start, _, word) = words[at - 1], words[at]
-        if last[-1] == "," or last.lower() in _JOINS or _LABEL.match(last) or _LABEL.match(word):
-            continue
-        after = words[at + 1][2] if at + 1 < len(words) else ""
-        if kinds[at] != kinds[at - 1] or _END.search(last) or "\n" in text[end:start] or _begins(last, word, after):
-            yield start
+    words = text.split()
+    natures = [_nature(word) for word in words]
+    kinds = _kinds(words, natures)
+    end = 0
+    for at, word in enumerate(words):
+        start = text.index(word, end)
+        last, this = natures[at - 1], natures[at]
+        if at and not last.holds and not this.label:
+            after = words[at + 1] if at + 1 < len(words) else ""
+            parted = last.stops or kinds[at] != kinds[at - 1] or "\n" in text[end:start]
+            if parted or (last.low and _begins(last, word, this, after)):
+                yield start
+        end = start + len(word)
 
 
-def _begins(last: str, word: str, after: str) -> bool:
+class _Nature(NamedTuple):
+    """What a word is wherever it stands: its kind (see `_kinds`), whether it is a ``label``, as of an option, whether
+    it ``holds`` on to the next word or ``stops`` before it, ends in a ``low`` letter, has one ``capital``, is all
+    ``loud``, ``opens`` a request, or cannot be what a request ``follows``."""
+
+    kind: int
+    label: bool
+    holds: bool
+    stops: bool
+    low: bool
+    capital: bool
+    loud: bool
+    opens: bool
+    follows: bool
+
+
+@lru_cache(KEPT)
+def _nature(word: str) -> _Nature:
+    if word.isascii() and word.isalpha() and word.islower():
+        odd = word in _KEYWORDS or _HARSH.search(word)
+        opens, follows = word in _OPENERS, word not in _MOVED
+        return _Nature(1 if odd else 0, False, word in _JOINS, False, True, False, False, opens, follows)
+    lower, label = word.lower(), bool(_LABEL.match(word))
+    return _Nature(
+        kind=2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0,
+        label=label,
+        holds=label or word[-1] == "," or lower in _JOINS,
+        stops=bool(_END.search(word)),
+        low=word[-1].islower(),
+        capital=word[0].isupper() and word[1:].islower(),
+        loud=word.isupper(),
+        opens=lower in _OPENERS,
+        follows=lower not in _MOVED,
+    )
+
+
+def _begins(last: _Nature, word: str, this: _Nature, after: str) -> bool:
     """Whether a word begins a sentence though no stop stands before it: by its capital, by capitals, or as one asks."""
-    capital = word[1:].islower() and word[0].isupper() and (after[:1].islower() or after == "I")
-    shouted = len(word) > 3 and word.isupper() and after.isupper() and not last.isupper()
-    asked = word.lower() in _OPENERS and last.lower() not in _MOVED
-    return last[-1].islower() and (capital or shouted or asked)
+    capital = this.capital and (after[:1].islower() or after == "I")
+    shouted = this.loud and len(word) > 3 and after.isupper() and not last.loud
+    return capital or shouted or (this.opens and last.follows)
 
 
-def _kinds(words: Sequence[str]) -> list[int]:
+def _kinds(words: Sequence[str], natures: Sequence[_Nature]) -> list[int]:
     """0 for plain words, 1 for odd ones, 2 for those in other scripts.
 
     One or two words between equals are as they are, as in code or noise; a short odd word alone is a name or a term.
     """
-    kinds = [2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0 for word in words]
+    kinds = [nature.kind for nature in natures]
     odd = [at for at, kind in enumerate(kinds) if kind]
     for left, right in pairwise(odd):
         if right - left <= _GAP and kinds[left] == kinds[right]:

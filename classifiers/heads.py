@@ -1,10 +1,9 @@
 """The trained heads of a look, as arrays: vectors in, logits with standard errors out. Numpy only.
 
-Members answer for a look, and their mean logit counts: a linear head over the look's vector and the lexical facts; one
-over the text's hashed n-grams and the same facts; boosted trees over a projection of the vector and the facts; the
-mean success of the nearest clusters of training prompts, which counts the less the farther they are; and a plain head
-over the facts alone, which counts the more. The lexical look, which has no encoder, has the second, third and last.
-Domains come from the linear heads.
+Members answer for a look, and their weighted mean logit counts (`combine`): a linear head over the look's vector and
+the lexical facts; one over the text's hashed n-grams and the same facts; boosted trees over a projection of the vector
+and the facts; the mean success of the nearest clusters of training prompts; and a plain head over the facts alone. The
+lexical look, which has no encoder, has the second, third and last. Domains come from the linear heads.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def design(look: str, vectors: Array, facts: Array) -> Array:
     """
     width = vectors.shape[1]
     half = width + len(LEXICAL) + 1
-    free = np.where(facts[:, _OPTIONS, None] > 0.0, np.float32(0.0), np.float32(FREE_SCALE))
+    free = free_form(facts)[:, None] * np.float32(FREE_SCALE)
     x = np.empty((len(facts), 2 * half), np.float32)
     x[:, :width] = vectors
     np.multiply(facts, np.float32(FACT_SCALE[look]), out=x[:, width : half - 1])
@@ -113,6 +112,11 @@ FREE_SCALE = 3.0
 _OPTIONS = LEXICAL.index("options")
 
 
+def free_form(facts: Array) -> Array:
+    """1 where a prompt (n, lexical facts) has no options to choose from, else 0 (n,)."""
+    return np.asarray(facts[:, _OPTIONS] <= 0.0, np.float32)
+
+
 def tree_input(vectors: Array, facts: Array, projection: Array) -> Array:
     """Rows (n, k + lexical facts) that trees read."""
     return np.concatenate([vectors @ projection, facts], axis=1)
@@ -124,23 +128,22 @@ def tree_logits(x: Array, features: NDArray[np.int32], thresholds: Array, leaves
     if not trees:
         return np.zeros((len(x), leaves.shape[1]), np.float32)
     nodes, limits = features.ravel(), thresholds.ravel()
-    first = np.arange(trees) * (inner + 1)
+    first = np.arange(trees) * (inner + 1) - inner
     out = np.empty((len(x), leaves.shape[1]), np.float32)
     for start in range(0, len(x), _TREE_ROWS):
         part = x[start : start + _TREE_ROWS]
-        right = (part.take(nodes, axis=1) > limits).reshape(len(part), trees, inner)
-        # From the lowest nodes up: each holds the leaf that an input which comes by would reach.
-        leaf = _LOWEST + right[:, :, inner // 2 :]
-        for depth in reversed(range(TREE_DEPTH - 1)):
-            here = right[:, :, 2**depth - 1 : 2 ** (depth + 1) - 1]
-            leaf = np.where(here, leaf[:, :, 1::2], leaf[:, :, ::2])
-        out[start : start + _TREE_ROWS] = leaves.take(leaf[:, :, 0] + first, axis=0).sum(axis=1)
+        right = part.take(nodes, axis=1) > limits
+        # Below node i of a tree are 2i + 1 on the left and 2i + 2 on the right; its leaves come after its nodes.
+        root = np.arange(0, right.size, inner).reshape(len(part), trees)
+        below, node = 1 - root, root
+        for _ in range(TREE_DEPTH):
+            node = node + node + below + right.take(node)
+        leaf = node - root + first
+        out[start : start + _TREE_ROWS] = leaves.take(leaf, axis=0).sum(axis=1)
     return out
 
 
 _TREE_ROWS = 256
-_LOWEST = np.arange(0, 2**TREE_DEPTH, 2)
-"""The left leaf of each lowest node."""
 
 
 def linear_logits(heads: Heads, x: Array, grams: Sequence[Grams]) -> Array:
@@ -164,11 +167,12 @@ def predict(looks: Mapping[str, Heads], look: str, vectors: Array, facts: Array,
     familiar = familiarity(nearest, heads.reach)
     domains = words[:, models:]
     if look == "lexical":
-        logits = combine(words[:, :models], grown, plain=plain)
+        logits = combine_lexical(words[:, :models], grown, plain)
     else:
         own = linear_logits(heads, x, ())
         near = cluster_logits(vectors, heads.centroids, heads.means)
-        logits = combine(words[:, :models], grown, own[:, :models], plain=plain, near=near, familiar=familiar)
+        free = free_form(facts)
+        logits = combine(words[:, :models], grown, own[:, :models], near, plain, familiar, free)
         domains = NGRAM_DOMAINS * domains + (1.0 - NGRAM_DOMAINS) * own[:, models:]
     return Prediction(
         logits=logits * heads.scale + heads.shift,
@@ -213,24 +217,28 @@ def blend(familiar: Array, noise: Array) -> Array:
     return np.asarray(noise[0] + familiar[:, None] * (noise[1] - noise[0]), np.float32)
 
 
-PLAIN = 4.0
-"""Members' worth that the plain head counts for where nothing is familiar."""
+PLAIN, MORE_PLAIN = 0.5, 4.0
+"""Members' worth that the plain head counts for, and for more where a free-form prompt is like nothing known."""
+
+KNOWN = 0.4
+"""The familiarity from which on nothing of a prompt is strange: about the median of prompts of tasks that were seen."""
 
 
-def combine(*members: Array, plain: Array, near: Array | None = None, familiar: Array | None = None) -> Array:
-    """The members' mean logit: clusters count as far as a prompt is familiar, the plain head as far as it is strange.
+def combine(words: Array, grown: Array, own: Array, near: Array, plain: Array, familiar: Array, free: Array) -> Array:
+    """The mean logit of an encoder's members: n-grams, trees (twice), linear head, clusters, and the plain head.
 
-    Strangeness is the cube of what familiarity lacks, small within the training data. Where familiarity is unknown, the
-    plain head counts as one of the members.
+    Clusters count the less, the stranger a prompt is. For a free-form one (``free`` is 1, else 0), the linear head,
+    which has weights of its own for these, counts twice, and the plain head the more, the stranger it is.
     """
-    total = members[0]
-    for member in members[1:]:
-        total = total + member
-    if near is None or familiar is None:
-        return np.asarray((total + plain) * np.float32(1.0 / (len(members) + 1)), np.float32)
-    strange = (1 - familiar[:, None]) ** 3
-    total = total + (1 - strange) * near + np.float32(PLAIN) * strange * plain
-    return np.asarray(total / (len(members) + 1 - strange + np.float32(PLAIN) * strange), np.float32)
+    strange = np.maximum(1 - familiar / np.float32(KNOWN), np.float32(0))
+    linear, facts = 1 + free, PLAIN + MORE_PLAIN * strange * free
+    total = words + 2 * grown + linear[:, None] * own + (1 - strange)[:, None] * near + facts[:, None] * plain
+    return np.asarray(total / (4 + linear + facts - strange)[:, None], np.float32)
+
+
+def combine_lexical(words: Array, grown: Array, plain: Array) -> Array:
+    """The mean logit of the lexical look's members."""
+    return np.asarray((words + grown + plain) * np.float32(1 / 3), np.float32)
 
 
 def sigmoid(z: Array) -> Array:
