@@ -29,8 +29,8 @@ _FIXED = 40
 _LEARNED = 0.1
 """Weight of the newest look in what is known of the encoder's pace."""
 
-_FORGET_SECONDS = 5.0
-"""After so long without a look, its pace is unknown again: what once was slow gets another chance."""
+_FORGET_SECONDS = 0.5
+"""After so long without a look its pace is old: one is tried, lest what was slow once be taken for slow for ever."""
 
 _SOON_SECONDS = 0.02
 _FIRST_SECONDS, _MOST_SECONDS = 0.1, 30.0
@@ -147,9 +147,9 @@ class SecondLooks(asyncio.Protocol):
         return asked.result
 
     def _expected(self, now: float, size: int) -> float:
-        """The seconds that a look of this size would take from now on, 0 where the pace is not known."""
+        """The seconds that a look of this size would take from now on; 0 where its pace is old and to be tried."""
         since = now - self._learned_at
-        if since > _FORGET_SECONDS:
+        if since > _FORGET_SECONDS and not self._ahead:
             return 0.0
         return max(0.0, self._others * self._pace - since) + (self._ahead + size) * self._pace
 
