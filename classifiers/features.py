@@ -7,9 +7,9 @@ client sends, classifiers read at most `MAX_TEXT` characters of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from math import log1p
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -57,7 +57,7 @@ def extract(
             parts += _parts(content)
     tools = bool(_list(body.get("tools")) or _list(body.get("functions")))
     last = plain(trim(user[-1], MAX_TEXT)) if user and keeps_text else ""
-    text = _newest(user, MAX_TEXT) if keeps_text else ""
+    text = _newest(user[:-1], last) if keeps_text else ""
     return Features(
         model=_str(body.get("model")) or "auto",
         text=text,
@@ -102,10 +102,11 @@ def trim(text: str, limit: int) -> str:
     return f"{text[: limit - tail - 1]}\n{text[-tail:]}"
 
 
-def _newest(turns: Sequence[str], limit: int) -> str:
-    kept: list[str] = []
-    room = limit
-    for turn in reversed(turns):
+def _newest(earlier: Sequence[str], last: str) -> str:
+    """All turns, oldest first, as far back as there is room for: the last one, and the ones before it made plain."""
+    kept = [last] if last else []
+    room = MAX_TEXT - len(last) - 1 if last else MAX_TEXT
+    for turn in reversed(earlier):
         if room <= 0:
             break
         piece = plain(trim(turn, room))
@@ -265,14 +266,18 @@ def _positive(value: object) -> int | None:
 
 
 # Each alternative starts at a line's beginning or at a literal, and none nests a repetition: linear on any input.
-_STRONG_CODE: Final = re.compile(
-    r"```|^[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|#include ?[<\"]|from [\w.]+ import |import [\w.]+(?: as \w+)?;?$"
+_CODE_LINE: Final = re.compile(
+    r"^[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|#include ?[<\"]|from [\w.]+ import |import [\w.]+(?: as \w+)?;?$"
     r"|(?:public|private|protected) (?:static |class |void |int )|(?:async )?function \w* ?\(|(?:const|let|var) \w+ ?="
     r"|func \w+ ?\(|fn \w+ ?[(<]|#!/|<\?php|<!DOCTYPE|SELECT [^\n]{1,200} FROM |INSERT INTO |CREATE TABLE "
-    r"|using [\w.]+;|Traceback \(most recent|\$ \w+ |@\w+\.\w+\()"
-    r"|</(?:div|p|span|html|script|body|td|a|li)>|\bconsole\.log\(|\bprint(?:f|ln)?\([\"'\w]|System\.out\.|\w\(\) ?\{",
+    r"|using [\w.]+;|Traceback \(most recent|\$ \w+ |@\w+\.\w+\()",
     re.MULTILINE,
 )
+_CODE_INSIDE: Final = re.compile(
+    r"</(?:div|p|span|html|script|body|td|a|li)>|\bconsole\.log\(|\bprint(?:f|ln)?\([\"'\w]|System\.out\.|\w\(\) ?\{"
+)
+_INSIDE: Final = ("(", "</", "System.out.")
+"""What each alternative of `_CODE_INSIDE` has one of."""
 _WEAK_CODE: Final = re.compile(
     r"[;{}]$|^[ \t]*(?:return |if ?\(|for ?\(|while ?\(|else:?$|elif |end$|//|#[ \w])"
     r"|\w\([^()\n]{0,80}\)$",
@@ -283,9 +288,11 @@ _WEAK_CODE: Final = re.compile(
 def looks_like_code(text: str) -> bool:
     """Whether a text contains program code (not merely talks about it)."""
     head = text[:MAX_TEXT]
-    if _STRONG_CODE.search(head):
+    if "```" in head or _CODE_LINE.search(head):
         return True
-    return sum(1 for _ in _WEAK_CODE.finditer(head)) >= 3
+    if any(mark in head for mark in _INSIDE) and _CODE_INSIDE.search(head):
+        return True
+    return "\n" in head and sum(1 for _ in _WEAK_CODE.finditer(head)) >= 3  # one line has two signs at most
 
 
 LEXICAL: Final = (
@@ -299,6 +306,7 @@ LEXICAL: Final = (
 
 _WORD: Final = re.compile(r"[^\W_]+")
 _OPTION: Final = re.compile(r"^\(?[A-J][.)] +(.*)$", re.MULTILINE)
+_NEGATIONS: Final = frozenset(["not", "except", "never", "none", "least", "incorrect", "false"])
 _NEGATION: Final = re.compile(r"\b(?:not|except|never|none|least|incorrect|false)\b", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"\d+")
 _WH: Final = frozenset(["what", "which", "who", "whom", "whose", "when", "where", "why", "how"])
@@ -315,18 +323,16 @@ _FUNCTION: Final = frozenset([
 _FIRST: Final = frozenset(["I", "i", "my", "me", "My", "we", "We", "our", "us"])
 _SECOND: Final = frozenset(["you", "your", "You", "Your", "please", "Please"])
 _YEAR: Final = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
+_STATEMENTS: Final = frozenset(["both", "only", "all", "statement", "neither", "following"])
 _STATEMENT: Final = re.compile(r"\b(?:both|only|all of|statement|neither|following)\b", re.IGNORECASE)
 _RELATION: Final = frozenset([
     "as", "than", "times", "twice", "thrice", "half", "halves", "double", "doubles", "doubled", "triple", "triples",
     "tripled", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths",
 ])  # fmt: skip
 _DECIMAL: Final = re.compile(r"\.\d")
-_CLASS: Final = np.zeros((256, 5))
-_CLASS[48:58, 0] = 1
-_CLASS[65:91, 1] = 1
-_CLASS[[ord(c) for c in "=+*/<>^|&%#@~_[]{}"], 2] = 1
-_CLASS[[ord(c) for c in "$\\"], 3] = 1
-_CLASS[[ord(c) for c in ".!?"], 4] = 1
+_CAPITALS: Final = bytes(range(65, 91))
+_SYMBOLS: Final = b"=+*/<>^|&%#@~_[]{}"
+_LATEX: Final = b"$\\"
 _WORDS: Final = 400
 """Words whose kinds are counted: a longer text's first ones stand for the rest."""
 
@@ -339,16 +345,33 @@ def lexical(features: Features) -> NDArray[np.float32]:
     """
     text = reading(features)[:MAX_TEXT]
     raw = text.encode("utf-8", "surrogatepass")
-    counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
-    return np.clip(np.array(_shape(text, raw, counts, features) + _wording(text, counts), np.float32), -1.0, 1.0)
+    parts = _Parts(text, raw, _WORD.findall(text), _OPTION.findall(text), _NUMBER.findall(text))
+    facts = np.array(_shape(parts, features.has_code) + _wording(parts), np.float32)
+    return np.minimum(np.maximum(facts, np.float32(-1.0)), np.float32(1.0))
 
 
-def _shape(text: str, raw: bytes, counts: NDArray[np.int64], features: Features) -> list[float]:
-    size = len(text)
-    words = _WORD.findall(text)
-    count = len(words)
-    share = (counts @ _CLASS / max(1, len(raw))).tolist()
-    options = _OPTION.findall(text)
+class _Parts(NamedTuple):
+    """A text, its bytes, and what is found in it."""
+
+    text: str
+    raw: bytes
+    words: list[str]
+    options: list[str]
+    numbers: list[str]
+
+    def bytes_of(self, kind: bytes) -> int:
+        """How many of its bytes are among these."""
+        return len(self.raw) - len(self.raw.translate(None, kind))
+
+    def times(self, pattern: re.Pattern[str], begins: frozenset[str]) -> int:
+        """How often a pattern is found that begins with one of these words."""
+        absent = self.text.isascii() and begins.isdisjoint(map(str.lower, self.words))
+        return 0 if absent else len(pattern.findall(self.text))
+
+
+def _shape(parts: _Parts, has_code: bool) -> list[float]:
+    text, raw, words, options, numbers = parts
+    size, count, most = len(text), len(words), max(1, len(raw))
     option_chars = sum(map(len, options)) / len(options) if options else 0.0
     first = words[0].lower() if words else ""
     return [
@@ -356,51 +379,55 @@ def _shape(text: str, raw: bytes, counts: NDArray[np.int64], features: Features)
         (log1p(count) - 3.8) / 2.0,
         (sum(map(len, words)) / count - 5.0) / 3.0 if count else 0.0,
         log1p(text.count("\n")) / 3.0,
-        share[0] * 10.0,
-        share[1] * 10.0,
-        share[2] * 15.0,
-        share[3] * 15.0,
+        parts.bytes_of(_DIGITS) / most * 10.0,
+        parts.bytes_of(_CAPITALS) / most * 10.0,
+        parts.bytes_of(_SYMBOLS) / most * 15.0,
+        parts.bytes_of(_LATEX) / most * 15.0,
         (len(raw) - size) / max(1, size),
-        float(features.has_code),
+        float(has_code),
         len(options) / 5.0,
         log1p(option_chars) / 5.0,
         float(bool(options) and all(o[-1:].isdigit() or o[:1].isdigit() for o in options)),
         float("?" in text),
         float(first in _WH),
         float(first in _IMPERATIVE),
-        log1p(len(_NUMBER.findall(text))) / 3.0,
-        len(_NEGATION.findall(text)) / 3.0,
+        log1p(len(numbers)) / 3.0,
+        parts.times(_NEGATION, _NEGATIONS) / 3.0,
         (text.count('"') + text.count("“")) / 6.0,
         float("___" in text or "…" in text or "..." in text),
     ]
 
 
-def _wording(text: str, counts: NDArray[np.int64]) -> list[float]:
-    words = _WORD.findall(text)[:_WORDS]
-    count = max(1, len(words))
+def _wording(parts: _Parts) -> list[float]:
+    text, raw, words, options, numbers = parts
+    words = words[:_WORDS]
+    count, lengths = max(1, len(words)), list(map(len, words))
     distinct = set(words)
-    options = _OPTION.findall(text)
-    lengths = [len(o) for o in options]
+    spans = list(map(len, options))
     option_words = [w for o in options for w in _WORD.findall(o)[:40]]
     stem = set(_WORD.findall(text[: text.find(options[0])])) if options and options[0] else distinct
-    numbers = _NUMBER.findall(text)
+    digits = list(map(len, numbers))
     return [
-        (len(words) / (1 + int(counts[46] + counts[33] + counts[63])) - 15.0) / 15.0,
-        sum(len(w) > 7 for w in words) / count * 2.0,
+        (len(words) / (1 + parts.bytes_of(b".!?")) - 15.0) / 15.0,
+        sum([length > 7 for length in lengths]) / count * 2.0,
         (len(distinct) / count - 0.7) * 2.0,
-        sum(w in _FUNCTION for w in words) / count * 2.0,
-        sum(w[0].isupper() for w in words[1:]) / count * 3.0,
-        sum(w in _FIRST for w in words) / count * 8.0,
-        sum(w in _SECOND for w in words) / count * 8.0,
-        len(_YEAR.findall(text)) / 3.0,
-        int(counts[44]) / count * 6.0,
-        log1p(int(counts[40] + counts[91])) / 3.0,
-        (max(lengths) - min(lengths)) / (1 + sum(lengths)) * 3.0 if lengths else 0.0,
-        sum(w in stem for w in option_words) / (1 + len(option_words)),
-        (max(map(len, distinct)) - 10.0) / 6.0 if distinct else 0.0,
-        log1p(max(map(len, numbers))) / 2.5 if numbers else 0.0,
-        len(_STATEMENT.findall(text)) / 4.0,
-        int(counts[45]) / count * 8.0,
-        log1p(sum(w in _RELATION for w in words)) / 1.5,
-        log1p(len(_DECIMAL.findall(text))) / 1.5,
+        _among(words, _FUNCTION) / count * 2.0,
+        sum([word[0].isupper() for word in words[1:]]) / count * 3.0,
+        _among(words, _FIRST) / count * 8.0,
+        _among(words, _SECOND) / count * 8.0,
+        (len(_YEAR.findall(text)) if 4 in digits else 0) / 3.0,
+        raw.count(b",") / count * 6.0,
+        log1p(parts.bytes_of(b"([")) / 3.0,
+        (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
+        _among(option_words, stem) / (1 + len(option_words)),
+        (max(lengths) - 10.0) / 6.0 if lengths else 0.0,
+        log1p(max(digits)) / 2.5 if digits else 0.0,
+        parts.times(_STATEMENT, _STATEMENTS) / 4.0,
+        raw.count(b"-") / count * 8.0,
+        0.0 if options else log1p(_among(words, _RELATION)) / 1.5,
+        0.0 if options else log1p(len(_DECIMAL.findall(text))) / 1.5,
     ]
+
+
+def _among(words: Sequence[str], some: Set[str]) -> int:
+    return sum(map(some.__contains__, words))

@@ -24,9 +24,11 @@ from classifiers.heads import (
     closeness,
     cluster_logits,
     combine,
+    combine_lexical,
     design,
     directions,
     familiarity,
+    free_form,
     softmax,
     tree_input,
     tree_logits,
@@ -70,7 +72,7 @@ class Settings:
     ngram_domain_penalty: float = 0.3
     shrink: float = 5.0
     """Rows' worth of prior on a cluster's mean."""
-    iterations: int = 100
+    iterations: int = 50
     """The most steps that fitting a linear head may take."""
 
     def penalty(self, look: str, rows: int) -> Penalty:
@@ -216,11 +218,12 @@ def _answer(member: Member, table: Table, look: str, at: Rows, words: Array, pla
     x = tree_input(vectors, table.facts[at], member.projection)
     grown = tree_logits(x, trees.features, trees.thresholds, trees.leaves)
     if look == "lexical":
-        return combine(words, grown, plain=plain), np.ones(len(at), np.float32)
+        return combine_lexical(words, grown, plain), np.ones(len(at), np.float32)
     dense = design_of(table, look, at)
     near = cluster_logits(vectors, member.centroids, member.means)
     familiar = familiarity(closeness(dense, member.places), member.reach)
-    return combine(words, grown, dense @ member.linear, plain=plain, near=near, familiar=familiar), familiar
+    free = free_form(table.facts[at])
+    return combine(words, grown, dense @ member.linear, near, plain, familiar, free), familiar
 
 
 def fit_member(data: Corpus, look: str, rows: Rows, settings: Settings) -> Member:

@@ -135,6 +135,8 @@ def test_quantities_told_by_others_and_decimals_are_counted() -> None:
     plain, told = "Ann has 4 pens and Bob has 8.", "Ann has 4 pens and Bob has twice as many."
     assert fact("relations", plain) == 0.0 < fact("relations", told) < fact("relations", f"{told} Cy has half of that.")
     assert fact("relations", f"{told} " * 20) == 1.0
+    options = "\nA. 1\nB. 2.5"
+    assert fact("relations", told + options) == fact("decimals", told + options) == 0.0  # of word problems only
     assert fact("decimals", "pay $4 for 3.") == 0.0 < fact("decimals", "pay $4.50") < fact("decimals", "$4.50, .5 kg")
 
 

@@ -1,6 +1,7 @@
 """The serving arithmetic against the plain way of computing it."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,11 +56,16 @@ def test_familiarity_rises_from_nothing_to_one() -> None:
     assert np.allclose(found, [0.0, 0.0, 0.5, 1.0], atol=1e-6)
 
 
-def test_the_plain_head_counts_where_nothing_is_familiar() -> None:
-    words, plain, near = (np.full((2, 1), v, np.float32) for v in (1.0, -1.0, 3.0))
-    strange, known = combine(words, plain=plain, near=near, familiar=np.array([0.0, 1.0], np.float32))[:, 0]
-    assert strange < -0.5
-    assert known == 2.0
+def test_clusters_count_by_familiarity_and_the_plain_head_where_a_free_form_prompt_is_strange() -> None:
+    zero, one = np.zeros((3, 1), np.float32), np.ones((3, 1), np.float32)
+    familiar, free = np.array([0.0, 0.0, 1.0], np.float32), np.array([0.0, 1.0, 1.0], np.float32)
+    assert np.allclose(combine(one, one, one, one, one, familiar, free), 1.0)
+    near = combine(zero, zero, zero, one, zero, familiar, free)[:, 0]
+    assert near.tolist() == [0.0, 0.0, pytest.approx(1 / 6.5)]
+    plain = combine(zero, zero, zero, zero, one, familiar, free)[:, 0]
+    assert plain.tolist() == pytest.approx([0.5 / 4.5, 4.5 / 9.5, 0.5 / 6.5])
+    linear = combine(zero, zero, one, zero, zero, familiar, free)[:, 0]
+    assert linear.tolist() == pytest.approx([1 / 4.5, 2 / 9.5, 2 / 6.5])
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=8))
