@@ -1,4 +1,3 @@
-#!lua
 -- Merges packed sums as router/ledger/sums.py describes and merges them. The beginning of every script that needs it.
 
 local function add_numbers(a, b, at, count)

@@ -1,4 +1,9 @@
-"""Reservations: claims of many requests taken in one step of the store, and what is granted while the store is away."""
+"""Reservations: claims of many requests taken in one step of the store, and what is granted while the store is away.
+
+While a budget is far from its limit, the store puts spare reservations aside for a proxy that asks often; the requests
+that come next take those and ask nobody. They are held like any other, so a budget is overrun by nobody, and what is
+left of them is given back after two seconds, or when a request of this proxy would be refused for them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from time import time
-from typing import Any
+from math import inf
+from time import monotonic, time
+from typing import Any, TypeAlias
 
 from router.ledger.budgets import Claim, Grant
 from router.state.script import Script
 from router.state.shares import LocalShares
+from router.state.spares import LASTS, Amounts, Spares, Stock
 from router.state.turnstile import Turnstile
 
 RESERVE_SECONDS = 1.0
@@ -22,11 +29,18 @@ ASKED_AGAIN_SECONDS = 5.0
 """The longest until a store that is away has been asked again."""
 
 
+_Limited: TypeAlias = "tuple[tuple[str, ...], tuple[object, ...]]"
+"""Accounts with what limits them: a new limit is asked about anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
     request_id: str
     claims: Sequence[Claim]
     patience: timedelta
+    stock: Stock
+    spare: Amounts
+    wanted: int = 0
 
 
 class Reservations:
@@ -36,13 +50,27 @@ class Reservations:
         """``keys_of`` gives an account's keys: of what is spent and held, and who holds it. ``kept`` is in seconds."""
         self._keys_of = keys_of
         self._kept = kept
-        self._script = Script(client, "reserve.lua")
+        self._script = Script(client, "release.lua", "reserve.lua")
+        self._give_back = Script(client, "release.lua", "give_back.lua")
+        self._stocks: dict[_Limited, Stock] = {}
         self._asking = Turnstile(self._ask)
         self._shares = LocalShares()
 
     async def make(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> Grant:
         """Take all claims, or none and say which do not fit. Raises what redis-py raises."""
-        answers = await self._asking.join(_Asked(request_id, claims, patience))
+        accounts = tuple(claim.account.field for claim in claims)
+        amounts = tuple((claim.amount.nanos, claim.amount.tokens, claim.amount.requests) for claim in claims)
+        limited = accounts, tuple((claim.budget.usd, claim.budget.tokens, claim.budget.requests) for claim in claims)
+        stock = self._stocks.get(limited)
+        if stock is None:
+            stock = self._stocks[limited] = Stock(accounts, monotonic())
+        members = stock.take(amounts, patience, monotonic())
+        if members is not None:
+            return Grant(tuple(claims), tuple(zip(accounts, members, strict=True)))
+        asked = _Asked(request_id, claims, patience, stock, stock.most, stock.wanted(monotonic()))
+        answers = await self._asking.join(asked)
+        if any(wait for wait, *_ in answers) and await self._return(stock, inf):
+            answers = await self._asking.join(asked)
         for claim, (_, *left) in zip(claims, answers, strict=True):
             nanos, tokens, requests = (None if amount < 0 else amount for amount in left)
             self._shares.know(claim, (nanos, tokens, requests))
@@ -50,8 +78,24 @@ class Reservations:
         if waits:
             never = any(wait < 0 for wait in waits.values())
             return Grant(tuple(claims), exceeded=tuple(waits), retry_after=None if never else max(waits.values()) / 1e3)
-        members = (f"{request_id}:{a.nanos}:{a.tokens}:{a.requests}" for a in (claim.amount for claim in claims))
-        return Grant(tuple(claims), tuple(zip((claim.account.field for claim in claims), members, strict=True)))
+        made = (f"{request_id}:{nanos}:{tokens}:{requests}" for nanos, tokens, requests in amounts)
+        return Grant(tuple(claims), tuple(zip(accounts, made, strict=True)))
+
+    async def give_back(self) -> None:
+        """Give back spare reservations that nobody needed in time. Raises what redis-py raises."""
+        now = monotonic()
+        for limited, stock in list(self._stocks.items()):
+            await self._return(stock, now)
+            if stock.idle(now):
+                del self._stocks[limited]
+
+    async def _return(self, stock: Stock, by: float) -> bool:
+        """Give back what is not taken any more by a time; whether there was any."""
+        left_over = stock.left_over(by)
+        for spares in left_over:
+            keys = [key for account in stock.accounts for key in self._keys_of(account)]
+            await self._give_back.run(keys, [spares.id, spares.left, *spares.held])
+        return bool(left_over)
 
     def while_away(self, claims: Sequence[Claim], proxies: int) -> Grant:
         """What budgets say for themselves while the store is away."""
@@ -64,6 +108,11 @@ class Reservations:
         wait = None if None in waits else max((wait for wait in waits if wait is not None), default=0.0)
         return Grant(tuple(claims), exceeded=tuple(name for name, _ in over), retry_after=wait)
 
+    async def close(self) -> None:
+        """Give back all that is spare. Raises what redis-py raises."""
+        for stock in self._stocks.values():
+            await self._return(stock, inf)
+
     def forget(self, now: float) -> None:
         """Let go of what was known of windows that have ended."""
         self._shares.forget(now)
@@ -72,9 +121,11 @@ class Reservations:
         keys: list[str] = []
         arguments: list[Any] = []
         now = time()
+        began = monotonic()
         for one in asked:
-            arguments += (one.request_id, int(one.patience.total_seconds()), len(one.claims))
-            for claim in one.claims:
+            patience = int(one.patience.total_seconds())
+            arguments += (one.request_id, patience, one.wanted, patience + LASTS + 1, len(one.claims))
+            for claim, spare in zip(one.claims, one.spare, strict=True):
                 account = claim.account
                 for field in (account.field, *account.earlier):
                     keys += self._keys_of(field)
@@ -82,7 +133,12 @@ class Reservations:
                 leaves, apart = account.until.timestamp() - now, account.until.timestamp() - account.since.timestamp()
                 arguments += (kept, len(account.earlier), max(0, round(leaves * 1e3)), round(apart * 1e3))
                 arguments += (-1 if limit is None else limit for limit in claim.limits)
-                arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests)
+                arguments += (claim.amount.nanos, claim.amount.tokens, claim.amount.requests, *spare)
         async with asyncio.timeout(RESERVE_SECONDS):
             numbers = iter(await self._script.run(keys, arguments))
-        return [[tuple(map(int, islice(numbers, 4))) for _ in one.claims] for one in asked]
+        answers = []
+        for one in asked:
+            if left := int(next(numbers)):
+                one.stock.put(Spares(one.request_id, one.spare, left, one.patience, began + LASTS))
+            answers.append([tuple(map(int, islice(numbers, 4))) for _ in one.claims])
+        return answers

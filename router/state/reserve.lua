@@ -1,38 +1,26 @@
-#!lua
--- Reserves for each of some requests its worst case from all its budgets, or from none.
+-- Reserves for each of some requests its worst case from all its budgets, or from none; and, where that leaves much, some
+-- spare reservations for requests to come, so that these need not ask.
 -- KEYS: for each claim a budget and its holds, then those of the earlier parts of its window, the oldest first, where it
--- rolls. ARGV: for each request: its id, seconds until its hold expires unsettled, number of claims, and for each claim the
+-- rolls. ARGV: for each request: its id, seconds until its hold expires unsettled, how many spare ones are wanted and after
+-- how many seconds these expire, number of claims, and for each claim the
 -- seconds that it is kept, the number of earlier parts, milliseconds until the oldest part leaves the window (or the window
 -- ends, where it does not roll) and between that and the next, the limits in nano-dollars, tokens and requests (-1 where
--- there is none), and the amounts.
--- Returns four numbers for each claim. The first: 0 where it fits, else the milliseconds after which it would if nobody else
+-- there is none), the amounts, and those of a spare one.
+-- Returns for each request how many spare ones there are, and four numbers for each claim. The first: 0 where it fits, else the milliseconds after which it would if nobody else
 -- came (-1: never, as the claim alone is too large): once so much of what is spent has left the window and of what is held
 -- has left it or expired. Then what is left of each limit, this claim included where it was taken (-1 where there is none).
 -- A request whose first numbers are all 0 has its reservation.
 -- A budget is a hash: `spent` (a vector of dollars, nano-dollars, tokens, requests; see router/ledger/sums.py) and what is
--- held. Its holds are a sorted set of `reservation:nanos:tokens:requests` by the time when they expire.
+-- held. Its holds are a sorted set of `reservation:nanos:tokens:requests` by the time when they expire; spare reservations
+-- are those of the request's id with `.1`, `.2`, … They are put aside only while all that is held is no more than MOST_HELD
+-- of what is not spent.
 
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 local now_ms = now * 1000 + math.floor(tonumber(time[2]) / 1000)
 
--- In strings, because a number of Lua's is exact only to 2^53; and there is no '-0' to Redis.
-local function negative(number) return number == '0' and number or '-' .. number end
-
-local function amounts(member) return string.match(member, '(%d+):(%d+):(%d+)$') end
-
-local function hold(budget, nanos, tokens, requests)
-  redis.call('HINCRBY', budget, 'held_nanos', nanos)
-  redis.call('HINCRBY', budget, 'held_tokens', tokens)
-  redis.call('HINCRBY', budget, 'held_requests', requests)
-end
-
 local function expire(budget, holds)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do
-    redis.call('ZREM', holds, member)
-    local nanos, tokens, requests = amounts(member)
-    hold(budget, negative(nanos), negative(tokens), negative(requests))
-  end
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', holds, '-inf', now)) do release(budget, holds, member) end
 end
 
 local function spent_of(budget)
@@ -83,7 +71,7 @@ local function wait(parts, used, at)
 end
 
 local function verdict(key, at)
-  local parts, used, result = {}, {0, 0, 0}, {0, -1, -1, -1}
+  local parts, used, result = {}, {0, 0, 0}, {0, -1, -1, -1, unspent = {0, 0, 0}}
   for earlier = tonumber(ARGV[at + 1]), 0, -1 do
     local place = earlier == 0 and key or key + 2 * (tonumber(ARGV[at + 1]) - earlier + 1)
     local part = {budget = KEYS[place], holds = KEYS[place + 1]}
@@ -91,7 +79,10 @@ local function verdict(key, at)
     part.spent = spent_of(part.budget)
     parts[#parts + 1] = part
     local held = redis.call('HMGET', part.budget, 'held_nanos', 'held_tokens', 'held_requests')
-    for kind = 1, 3 do used[kind] = used[kind] + part.spent[kind] + tonumber(held[kind] or '0') end
+    for kind = 1, 3 do
+      used[kind] = used[kind] + part.spent[kind] + tonumber(held[kind] or '0')
+      result.unspent[kind] = result.unspent[kind] - part.spent[kind]
+    end
     if earlier > 0 then
       redis.call('EXPIRE', part.budget, ARGV[at])
       redis.call('EXPIRE', part.holds, ARGV[at])
@@ -100,14 +91,44 @@ local function verdict(key, at)
   for kind = 1, 3 do
     local limit = limit_and_amount(at, kind)
     if limit >= 0 then result[1 + kind] = math.max(0, limit - used[kind]) end
+    result.unspent[kind] = limit + result.unspent[kind]
   end
   if not fits(used, at) then result[1] = wait(parts, used, at) end
   return result
 end
 
-local CLAIM_ARGS = 10
+local CLAIM_ARGS, MOST_HELD, EXACT = 13, 1 / 4, 2 ^ 53
 
-local function take(id, patience, claims, key, at)
+-- How many of the spare reservations that are wanted there is room for in all the budgets.
+local function room(wanted, verdicts, at)
+  for claim, verdict in ipairs(verdicts) do
+    for kind = 1, 3 do
+      local amount = tonumber(ARGV[at + CLAIM_ARGS * (claim - 1) + 9 + kind])
+      if amount > 0 then wanted = math.min(wanted, math.floor(EXACT / amount)) end
+      if amount > 0 and verdict[1 + kind] >= 0 then
+        local free = verdict[1 + kind] - (1 - MOST_HELD) * verdict.unspent[kind]
+        wanted = math.min(wanted, math.floor(free / amount))
+      end
+    end
+  end
+  return math.max(0, wanted)
+end
+
+local function put_aside(id, count, expires, budget, holds, verdict, at)
+  local held, members = {}, {}
+  for kind = 1, 3 do
+    held[kind] = string.format('%.0f', count * tonumber(ARGV[at + 9 + kind]))
+    if verdict[1 + kind] >= 0 then verdict[1 + kind] = verdict[1 + kind] - tonumber(held[kind]) end
+  end
+  for n = 1, count do
+    members[2 * n - 1] = expires
+    members[2 * n] = table.concat({id .. '.' .. n, ARGV[at + 10], ARGV[at + 11], ARGV[at + 12]}, ':')
+  end
+  redis.call('ZADD', holds, unpack(members))
+  hold(budget, held[1], held[2], held[3])
+end
+
+local function take(id, patience, wanted, kept_aside, claims, key, at)
   local verdicts, places, granted = {}, {}, true
   for claim = 1, claims do
     local from = at + CLAIM_ARGS * (claim - 1)
@@ -129,16 +150,23 @@ local function take(id, patience, claims, key, at)
       if left >= 0 then verdicts[claim][1 + kind] = left - tonumber(ARGV[from + 6 + kind]) end
     end
   end
-  return verdicts, key
+  local spare = granted and wanted > 0 and room(wanted, verdicts, at) or 0
+  for claim = 1, spare > 0 and claims or 0 do
+    local budget, holds, from = KEYS[places[claim]], KEYS[places[claim] + 1], at + CLAIM_ARGS * (claim - 1)
+    put_aside(id, spare, now + kept_aside, budget, holds, verdicts[claim], from)
+  end
+  return spare, verdicts, key
 end
 
 local answers, key, at = {}, 1, 1
 while at <= #ARGV do
-  local claims, verdicts = tonumber(ARGV[at + 2]), nil
-  verdicts, key = take(ARGV[at], tonumber(ARGV[at + 1]), claims, key, at + 3)
+  local claims, wanted, kept_aside = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local spare, verdicts
+  spare, verdicts, key = take(ARGV[at], tonumber(ARGV[at + 1]), wanted, kept_aside, claims, key, at + 5)
+  answers[#answers + 1] = spare
   for _, verdict in ipairs(verdicts) do
     for _, number in ipairs(verdict) do answers[#answers + 1] = number end
   end
-  at = at + 3 + CLAIM_ARGS * claims
+  at = at + 5 + CLAIM_ARGS * claims
 end
 return answers

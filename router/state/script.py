@@ -16,7 +16,8 @@ class Script:
     def __init__(self, client: Any, *names: str) -> None:
         """The script is the text of these files, one after the other."""
         self._client = client
-        self._text = "".join(files(__package__).joinpath(name).read_text("utf-8") for name in names)
+        texts = (files(__package__).joinpath(name).read_text("utf-8") for name in names)
+        self._text = "".join(("#!lua\n", *texts))
         self._hash = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

@@ -15,8 +15,6 @@ local RECENT_ARGS = RELEASE_ARGS + releases
 local applied = tonumber(redis.call('HGET', KEYS[1], chapter) or '0')
 if first ~= applied + 1 then return applied end
 
-local function negative(number) return number == '0' and number or '-' .. number end
-
 local merged = {}
 for i = 1, sums do
   local field, packed = ARGV[SUM_ARGS + 3 * i - 2], ARGV[SUM_ARGS + 3 * i - 1]
@@ -35,13 +33,7 @@ for i = 1, sums do
   end
 end
 for i = 1, releases do
-  local budget, holds, member = KEYS[RELEASE_KEYS + 2 * i - 1], KEYS[RELEASE_KEYS + 2 * i], ARGV[RELEASE_ARGS + i]
-  if redis.call('ZREM', holds, member) == 1 then
-    local nanos, tokens, requests = string.match(member, '(%d+):(%d+):(%d+)$')
-    redis.call('HINCRBY', budget, 'held_nanos', negative(nanos))
-    redis.call('HINCRBY', budget, 'held_tokens', negative(tokens))
-    redis.call('HINCRBY', budget, 'held_requests', negative(requests))
-  end
+  release(KEYS[RELEASE_KEYS + 2 * i - 1], KEYS[RELEASE_KEYS + 2 * i], ARGV[RELEASE_ARGS + i])
 end
 for i = RECENT_ARGS + 1, #ARGV do redis.call('XADD', KEYS[2], 'MAXLEN', '~', kept, '*', 'entry', ARGV[i]) end
 redis.call('HSET', KEYS[1], chapter, last)

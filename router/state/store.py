@@ -84,7 +84,7 @@ class RedisStore:
         self._rests: dict[str, float] = {}
         self._new_rests: dict[str, float] = {}
         self._remember_script = Script(self._client, "remember.lua")
-        self._ship_script = Script(self._client, "merge.lua", "ship.lua")
+        self._ship_script = Script(self._client, "merge.lua", "release.lua", "ship.lua")
         self._compact_script = Script(self._client, "merge.lua", "compact.lua")
         self._proxies = 1
         self._reservations = Reservations(self._client, self._account, self._retention)
@@ -118,8 +118,10 @@ class RedisStore:
                 log.warning("the store %s evicts keys when full; books need maxmemory-policy noeviction", self.url)
 
     async def aclose(self) -> None:
-        """Save what is remembered and close the connections."""
-        await self.tick()
+        """Save what is remembered, give back what is spare and close the connections."""
+        if await self.tick():
+            with suppress(StoreAway):
+                await self._ask(self._reservations.close(), _BACKGROUND_SECONDS)
         await close_client(self._client)
 
     # what the data path asks
@@ -240,6 +242,7 @@ class RedisStore:
         try:
             answers = await self._ask(pipe.execute(), _BACKGROUND_SECONDS)
             await self._save(unsaved)
+            await self._ask(self._reservations.give_back(), _BACKGROUND_SECONDS)
         except StoreAway:
             self._unsaved = unsaved | self._unsaved
             self._new_rests = rests | self._new_rests

@@ -6,6 +6,8 @@ import asyncio
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -18,6 +20,9 @@ from router.ledger.budgets import Amount, Claim, Grant, account, charges
 from router.ledger.journal_file import Batch
 from router.ledger.sums import merge_packed, pack_entries, pack_vector, unpack_vector
 from router.reports.budgets import standings
+from router.state import reservations
+from router.state.connect import close_client
+from router.state.spares import LASTS
 from router.state.store import RedisStore
 from tests.router.ledger.entries import entry
 
@@ -211,3 +216,128 @@ async def _wait_as_modelled(
     assert bool(grant.exceeded) == (earliest is None or earliest > asked)
     if grant.exceeded:
         assert grant.retry_after == (None if earliest is None else pytest.approx(earliest - asked, abs=3))
+
+
+class Clock:
+    """What the proxies' `time.monotonic` says; it only moves when it is moved."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def spares_of(store: RedisStore) -> int:
+    """Units that the store has put aside for this proxy and that it has not taken."""
+    put = (stock._spares for stock in store._reservations._stocks.values())
+    return sum(spares.left * spares.amounts[0][0] for spares in put if spares is not None) // UNIT
+
+
+def held_by(grant: Grant) -> int:
+    ((_, member),) = grant.holds
+    return int(member.split(":")[-3]) // UNIT
+
+
+_step = st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 1), st.integers(1, 3)),
+    st.tuples(st.just("settle"), st.integers(0, 1), st.integers(0, 3)),
+    st.tuples(st.just("wait"), st.integers(0, 1), st.integers(1, 200)),
+)
+
+
+@settings(max_examples=20)
+@given(st.integers(20, 400), st.lists(_step, min_size=30, max_size=80))
+def test_spare_reservations_overrun_nothing_and_are_in_nobodys_way_for_long(
+    url: str, limit: int, steps: list[tuple[str, int, int]]
+) -> None:
+    asyncio.run(_spares_as_modelled(url, limit, steps))
+
+
+async def _spares_as_modelled(url: str, limit: int, steps: list[tuple[str, int, int]]) -> None:
+    """Two proxies; the model knows what was granted and what was spent, and reads how much is put aside for each."""
+    prefix, clock, minute = uuid4().hex, Clock(), timedelta(minutes=1)
+    proxies = [RedisStore(url, prefix=prefix) for _ in range(2)]
+    granted: list[list[Grant]] = [[], []]
+    spent, seqs = 0, [0, 0]
+    with patch.object(reservations, "monotonic", clock):
+        for proxy in proxies:
+            assert await proxy.connect()
+        for number, (what, who, units) in enumerate(steps):
+            clock.now += 0.02
+            held = sum(held_by(grant) for grants in granted for grant in grants)
+            if what == "ask":
+                before = spares_of(proxies[who])
+                grant = await proxies[who].reserve(f"r{number}", [claim(str(limit / 10), nanos=units * UNIT)], minute)
+                if grant.exceeded:
+                    assert spares_of(proxies[who]) == 0, "its own are given back before it is refused"
+                    assert spent + held + spares_of(proxies[1 - who]) + units > limit, "no phantom"
+                    continue
+                granted[who].append(grant)
+                held += held_by(grant)
+                if spares_of(proxies[who]) > before:
+                    assert 4 * (held + sum(map(spares_of, proxies))) <= limit - spent, "only far from the limit"
+            elif what == "settle" and granted[who]:
+                grant, seqs[who] = granted[who].pop(0), seqs[who] + 1
+                cost = min(units, grant.claims[0].amount.nanos // UNIT)
+                batch = settle(grant, f"e{number}", cost * UNIT, seqs[who])
+                await proxies[who].ship(replace(batch, chapter=f"j{who}"))
+                spent += cost
+            elif what == "wait":
+                clock.now += units / 50
+                await proxies[who].tick()
+            outstanding = sum(held_by(grant) for grants in granted for grant in grants)
+            assert spent + outstanding + sum(map(spares_of, proxies)) <= limit
+        for proxy in proxies:
+            await proxy._reservations.close()
+        outstanding = sum(held_by(grant) for grants in granted for grant in grants)
+        rest = limit - spent - outstanding
+        if rest:
+            whole = await proxies[0].reserve("rest", [claim(str(limit / 10), nanos=rest * UNIT)], minute)
+            assert not whole.exceeded, "nothing but what was granted is held"
+        assert (await proxies[1].reserve("more", [claim(str(limit / 10), nanos=UNIT)], minute)).exceeded
+        for proxy in proxies:
+            await proxy.aclose()
+
+
+async def test_who_asks_often_asks_the_store_seldom(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 1,000 requests a second, and never above the budget: 64 at once, until it is spent to the last."""
+    clock, calls = Clock(), 0
+    ask = store._reservations._script.run
+
+    async def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await ask(*args)
+
+    monkeypatch.setattr(reservations, "monotonic", clock)
+    monkeypatch.setattr(store._reservations._script, "run", counted)
+    for number in range(2_000):
+        clock.now += 0.001
+        granted = await store.reserve(f"r{number}", [claim("1000")], timedelta(minutes=1))
+        assert not granted.exceeded
+        if number % 500 == 499:
+            await store.tick()
+    assert calls < 60
+    grants = []
+    while len(grants) < 8_000 and not any(grant.exceeded for grant in grants[-64:]):
+        clock.now += 0.05
+        asked = [store.reserve(f"s{len(grants) + i}", [claim("1000")], timedelta(minutes=1)) for i in range(64)]
+        grants += await asyncio.gather(*asked)
+    assert sum(not grant.exceeded for grant in grants) == 8_000
+
+
+async def test_what_a_dead_proxy_put_aside_expires(url: str, store: RedisStore) -> None:
+    other = RedisStore(url, prefix=store._tag.strip("{}"))
+    assert await other.connect()
+    for number in range(3):
+        await other.reserve(f"r{number}", [claim(nanos=10**7)], timedelta(seconds=1))
+        await asyncio.sleep(0.02)
+    (stock,) = other._reservations._stocks.values()
+    assert stock._spares is not None
+    assert stock._spares.left > 0
+    await close_client(other._client)
+    refused = await store.reserve("all", [claim(nanos=10**9)], timedelta(minutes=1))
+    assert refused.retry_after is not None
+    assert refused.retry_after <= 1 + LASTS + 1
+    await asyncio.sleep(refused.retry_after)
+    assert not (await store.reserve("all", [claim(nanos=10**9)], timedelta(minutes=1))).exceeded
