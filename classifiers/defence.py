@@ -59,7 +59,9 @@ def plain(text: str) -> str:
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    text = _RUN.sub(_shorter, _INVISIBLE.sub("", text))
+    text = _INVISIBLE.sub("", text)
+    if "\n\n\n" in text or "\t" in text or any(4 * character in text for character in set(text)):
+        text = _RUN.sub(_shorter, text)
     greeting, thanks = _GREETING.match(text), _THANKS.search(text, max(0, len(text) - _FAREWELL))
     bare = text[greeting.end() if greeting else 0 : thanks.start() if thanks else len(text)]
     return bare if len(bare) == len(text) or len(bare.split(None, 3)) > 2 else text
