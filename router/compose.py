@@ -39,7 +39,7 @@ async def open_proxy(settings: Settings) -> AsyncIterator[Proxy]:
         await proxy.learn()
         await proxy.keys.refresh()
         following = (proxy.follow_policy(), proxy.listen(), proxy.keys.follow(), proxy.follow_books())
-        for background in (proxy.warm(), proxy.watch_lag(), *following):
+        for background in (proxy.warm(), proxy.watch_lag(), proxy.share_counts(), *following):
             stack.callback(asyncio.create_task(background).cancel)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, proxy.reload)
         gc.freeze()

@@ -40,6 +40,7 @@ from router.settings import Settings, load_policy
 from router.signals import SignalReader, load_classifier, terms
 from router.state.store import RedisStore, StoreAway
 from router.telemetry import Telemetry
+from router.workers import Worker
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class Proxy:
         self._store = store
         self.keys = Keyring(store, KeyCopy(settings.data_dir, store.url))
         self._ledger = ledger
-        self._telemetry = Telemetry(lambda: self.pipeline.fleet.views())
+        worker = Worker(settings.meeting) if settings.meeting is not None else None
+        self._telemetry = Telemetry(lambda: self.pipeline.fleet.views(), worker)
         self._encoder = EncoderSettings.of(loaded.policy.classifier)
         self._static: StaticEncoder | None = None
         self._second = SecondLooks(EncoderProcess(settings.data_dir, settings.cache_dir, self._encoder))
@@ -160,6 +162,10 @@ class Proxy:
         """Measure the event loop; see `Telemetry.watch_lag`."""
         await self._telemetry.watch_lag()
 
+    async def share_counts(self) -> None:
+        """Tell the other workers what this one has counted; see `Telemetry.keep_sharing`."""
+        await self._telemetry.keep_sharing()
+
     # reload
 
     async def follow_policy(self) -> None:
@@ -252,3 +258,5 @@ class Proxy:
         for retiring in tuple(self._retiring):
             retiring.cancel()
         await self.pipeline.close()
+        await self._ledger.counting.close()
+        self._telemetry.share()

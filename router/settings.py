@@ -16,7 +16,8 @@ from router import presets
 class Settings:
     """What a worker is started with; everything else is in the policy.
 
-    ``guarded``: that keys are required is all that stands between it and everybody who can reach it.
+    ``guarded``: that keys are required is all that stands between it and everybody who can reach it. ``meeting`` is the
+    folder of `router.workers`, where there are several.
     """
 
     policy: Path
@@ -24,6 +25,7 @@ class Settings:
     cache_dir: Path
     log_level: str = "INFO"
     guarded: bool = False
+    meeting: Path | None = None
 
 
 def policy_file(name: str, data_dir: Path) -> Path:

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from operator import add
 from time import perf_counter
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -17,10 +19,12 @@ from prometheus_client.registry import Collector
 
 from policies.values import EngineView, Entry
 from router.engines.metrics import EngineCollector
+from router.workers import Worker
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LAG_SECONDS = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1)
 _LOOK_AT_LAG = 0.05
+_SHARE_SECONDS = 0.5
 
 
 class _Counter(defaultdict[tuple[str, ...], float]):
@@ -29,6 +33,15 @@ class _Counter(defaultdict[tuple[str, ...], float]):
     def __init__(self, name: str, summary: str, labels: Sequence[str]) -> None:
         super().__init__(float)
         self._about = (name, summary, labels)
+
+    def told(self) -> list[tuple[Sequence[str], float]]:
+        """All of it, for other workers."""
+        return list(self.items())
+
+    def add(self, told: Iterable[tuple[Sequence[str], float]]) -> None:
+        """Add what another counted."""
+        for values, total in told:
+            self[tuple(values)] += total
 
     def family(self) -> Metric:
         name, summary, labels = self._about
@@ -49,6 +62,16 @@ class _Histogram:
     def _none(self) -> list[float]:
         return [0.0] * (len(self._bounds) + 2)
 
+    def told(self) -> list[tuple[Sequence[str], Sequence[float]]]:
+        """All of it, for other workers."""
+        return list(self._counts.items())
+
+    def add(self, told: Iterable[tuple[Sequence[str], Sequence[float]]]) -> None:
+        """Add what another counted."""
+        for values, counts in told:
+            mine = self._counts.get(tuple(values)) or self._none()
+            self._counts[tuple(values)] = list(map(add, mine, counts))
+
     def observe(self, labels: tuple[str, ...], milliseconds: float) -> None:
         counts = self._counts.get(labels)
         if counts is None:
@@ -66,24 +89,50 @@ class _Histogram:
         return family
 
 
-class Telemetry(Collector):
-    """The metrics of one proxy, in a registry of its own."""
+class _Counts:
+    """What one worker has counted, or several together."""
 
-    def __init__(self, engines: Callable[[], Mapping[str, EngineView]] = dict) -> None:
-        """``engines`` gives what is known of each engine when the metrics are asked for."""
+    def __init__(self) -> None:
         labels = ("tier", "backend")
-        self._requests = _Counter("tierwise_requests", "Requests answered.", (*labels, "outcome", "status"))
-        self._attempts = _Counter("tierwise_attempts", "Calls made upstream.", (*labels, "error"))
-        self._tokens = _Counter("tierwise_tokens", "Tokens used.", (*labels, "kind"))
-        self._cost = _Counter("tierwise_cost_usd", "Dollars spent.", labels)
-        self._unpriced = _Counter("tierwise_unpriced_requests", "Requests without a known price.", labels)
-        self._classify = _Histogram("tierwise_classify_seconds", "Time to signals.")
-        self._looks = _Counter("tierwise_looks", "Requests classified, by what came of their looks.", ("outcome",))
-        self._lag = _Histogram("tierwise_loop_lag_seconds", "How late the event loop is.", bounds=_LAG_SECONDS)
-        self._overhead = _Histogram("tierwise_overhead_seconds", "Time that the proxy itself added.")
-        self._ttft = _Histogram("gen_ai_server_time_to_first_token_seconds", "Time to first token.", labels)
-        self._total = _Histogram("gen_ai_server_request_duration_seconds", "Time to the last byte.", labels)
-        self._in_flight = 0
+        self.requests = _Counter("tierwise_requests", "Requests answered.", (*labels, "outcome", "status"))
+        self.attempts = _Counter("tierwise_attempts", "Calls made upstream.", (*labels, "error"))
+        self.tokens = _Counter("tierwise_tokens", "Tokens used.", (*labels, "kind"))
+        self.cost = _Counter("tierwise_cost_usd", "Dollars spent.", labels)
+        self.unpriced = _Counter("tierwise_unpriced_requests", "Requests without a known price.", labels)
+        self.classify = _Histogram("tierwise_classify_seconds", "Time to signals.")
+        self.looks = _Counter("tierwise_looks", "Requests classified, by what came of their looks.", ("outcome",))
+        self.lag = _Histogram("tierwise_loop_lag_seconds", "How late the event loop is.", bounds=_LAG_SECONDS)
+        self.overhead = _Histogram("tierwise_overhead_seconds", "Time that the proxy itself added.")
+        self.ttft = _Histogram("gen_ai_server_time_to_first_token_seconds", "Time to first token.", labels)
+        self.total = _Histogram("gen_ai_server_request_duration_seconds", "Time to the last byte.", labels)
+        self.in_flight = self.tasks = 0
+
+    def all(self) -> tuple[_Counter | _Histogram, ...]:
+        """What only grows."""
+        counters = (self.requests, self.attempts, self.tokens, self.cost, self.unpriced, self.looks)
+        return (*counters, self.lag, self.classify, self.overhead, self.ttft, self.total)
+
+    def told(self) -> dict[str, Any]:
+        """All of it, for other workers."""
+        growing = [[[values, numbers] for values, numbers in counted.told()] for counted in self.all()]
+        return {"growing": growing, "in_flight": self.in_flight, "tasks": self.tasks}
+
+    def add(self, told: Mapping[str, Any], *, lives: bool) -> None:
+        """Add what another worker told; what it had under way only while it lives."""
+        for counted, numbers in zip(self.all(), told["growing"], strict=True):
+            counted.add(numbers)
+        if lives:
+            self.in_flight += told["in_flight"]
+            self.tasks += told["tasks"]
+
+
+class Telemetry(Collector):
+    """The metrics of one proxy as one of its workers tells them, in a registry of its own."""
+
+    def __init__(self, engines: Callable[[], Mapping[str, EngineView]] = dict, worker: Worker | None = None) -> None:
+        """``engines`` gives what is known of each engine when metrics are asked for, ``worker`` what others told."""
+        self._mine = _Counts()
+        self._worker = worker
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._registry.register(EngineCollector(engines))
@@ -91,45 +140,65 @@ class Telemetry(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What has been counted, when the metrics are asked for."""
-        yield GaugeMetricFamily("tierwise_in_flight", "Requests being answered.", self._in_flight)
-        yield GaugeMetricFamily("tierwise_tasks", "Tasks of the event loop.", _tasks())
-        counters = (self._requests, self._attempts, self._tokens, self._cost, self._unpriced, self._looks)
-        for counted in (*counters, self._lag, self._classify, self._overhead, self._ttft, self._total):
+        told, together = self.share(), self._mine
+        if self._worker is not None:
+            together = _Counts()
+            together.add(told, lives=True)
+            for other, lives in self._worker.others():
+                together.add(other, lives=lives)
+        yield GaugeMetricFamily("tierwise_in_flight", "Requests being answered.", together.in_flight)
+        yield GaugeMetricFamily("tierwise_tasks", "Tasks of the event loop.", together.tasks)
+        for counted in together.all():
             yield counted.family()
+
+    def share(self) -> dict[str, Any]:
+        """Tell the other workers, if there are any, what this one has counted; returns it."""
+        self._mine.tasks = _tasks()
+        told = self._mine.told()
+        if self._worker is not None:
+            self._worker.tell(told)
+        return told
+
+    async def keep_sharing(self) -> None:
+        """Tell the other workers for ever."""
+        while self._worker is not None:
+            await asyncio.sleep(_SHARE_SECONDS)
+            self.share()
 
     def arrived(self) -> None:
         """A request came in."""
-        self._in_flight += 1
+        self._mine.in_flight += 1
 
     def left(self, entry: Entry) -> None:
         """A request ended; its entry says how."""
-        self._in_flight -= 1
+        mine = self._mine
+        mine.in_flight -= 1
         labels = (entry.tier, entry.backend)
-        self._requests[*labels, entry.outcome, str(entry.status)] += 1
+        mine.requests[*labels, entry.outcome, str(entry.status)] += 1
         for attempt in entry.attempts:
-            self._attempts[attempt.tier, attempt.backend, attempt.error] += 1
-        self._tokens[*labels, "input"] += entry.usage.input_tokens
-        self._tokens[*labels, "output"] += entry.usage.output_tokens
+            mine.attempts[attempt.tier, attempt.backend, attempt.error] += 1
+        mine.tokens[*labels, "input"] += entry.usage.input_tokens
+        mine.tokens[*labels, "output"] += entry.usage.output_tokens
         if entry.cost_nanos is None:
-            self._unpriced[labels] += 1
+            mine.unpriced[labels] += 1
         else:
-            self._cost[labels] += entry.cost_nanos / 1e9
-        self._classify.observe((), entry.classify_ms)
-        self._overhead.observe((), entry.overhead_ms)
-        self._total.observe(labels, entry.total_ms)
+            mine.cost[labels] += entry.cost_nanos / 1e9
+        mine.classify.observe((), entry.classify_ms)
+        mine.overhead.observe((), entry.overhead_ms)
+        mine.total.observe(labels, entry.total_ms)
         if entry.ttft_ms is not None:
-            self._ttft.observe(labels, entry.ttft_ms)
+            mine.ttft.observe(labels, entry.ttft_ms)
 
     def looked(self, outcome: str) -> None:
         """A request was classified; see `router.signals.SignalReader` for the outcomes."""
-        self._looks[outcome,] += 1
+        self._mine.looks[outcome,] += 1
 
     async def watch_lag(self) -> None:
         """See for ever how late the event loop comes to what is due: that long every request waits for it."""
         while True:
             due = perf_counter() + _LOOK_AT_LAG
             await asyncio.sleep(_LOOK_AT_LAG)
-            self._lag.observe((), max(0.0, perf_counter() - due) * 1e3)
+            self._mine.lag.observe((), max(0.0, perf_counter() - due) * 1e3)
 
     def ready(self, part: str, holds: bool) -> None:
         """Record whether a part (``store``, ``classifier``, ``policy``) is ready."""

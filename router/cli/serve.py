@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from policies.document import PolicyErrors
     from router.settings import Settings, load_policy, policy_file
     from router.telemetry import configure_logging
+    from router.workers import meeting_place
 
     configure_logging(args.log_level.upper())
     data, guarded = data_dir(args), not _is_loopback(args.host) and not args.open
@@ -65,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"cannot listen on {args.host}:{args.port}: {error.strerror}", file=sys.stderr)
         return 1
     _allow_connections(policy.limits.connections)
-    return _serve(settings, listener, args.workers, policy.limits)
+    with ExitStack() as stack:
+        if args.workers > 1:
+            settings = replace(settings, meeting=stack.enter_context(meeting_place(data)))
+        return _serve(settings, listener, args.workers, policy.limits)
 
 
 def _serve(settings: Settings, listener: socket.socket, workers: int, limits: Limits) -> int:
