@@ -247,6 +247,7 @@ class SecondLooks(asyncio.Protocol):
         if number is None:
             self.problem = said
             log.warning("no second looks: %s", said)
+            self._close()
         elif (looker := self._lookers.get(number)) is not None:
             self.problem = ""
             looker.ready, looker.refused = kind == messages.TAKEN, said if kind == messages.REFUSED else ""

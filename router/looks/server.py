@@ -47,12 +47,16 @@ Warm = Callable[[Callable[["StaticEncoder | None", "Encoder | None"], None]], No
 
 
 class _Worker:
-    """One connection: what has come on it, the terms it has named, and the size of what it waits for."""
+    """One connection: what has come on it, what is still to go, the terms named, and the size of what is waited for.
+
+    What is to go is bounded by what was asked.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.unpacker = Unpacker()
-        self.greeted = False
+        self.unsent = bytearray()
+        self.waits_to_send = self.greeted = False
         self.terms: dict[int, bytes] = {}
         self.ahead = 0
 
@@ -140,7 +144,13 @@ class Server:
             connection.setblocking(False)
             worker = _Worker(connection)
             self._workers.add(worker)
-            self._selector.register(connection, selectors.EVENT_READ, lambda _: self._read(worker))
+            self._selector.register(connection, selectors.EVENT_READ, lambda _: self._serve(worker))
+
+    def _serve(self, worker: _Worker) -> None:
+        if worker.waits_to_send:
+            self._send(worker)
+        if worker in self._workers:
+            self._read(worker)
 
     def _read(self, worker: _Worker) -> None:
         """Take all that has come: that it is gone may stand behind what it asked for."""
@@ -166,13 +176,14 @@ class Server:
     def _heard(self, worker: _Worker, kind: int, *body: Any) -> None:
         if worker not in self._workers:
             return  # it has left, though not all that it said was heard
-        if not worker.greeted:
-            worker.greeted = kind == messages.HELLO and body[0] == self._build
+        if kind == messages.HELLO:
+            worker.greeted = body[0] == self._build
             if not worker.greeted:
                 self._tell(worker, messages.REFUSED, None, f"the encoder's process is of another build ({self._build})")
-                self._leave(worker)
             elif self._problem:
                 self._tell(worker, messages.BROKEN, self._problem)
+        elif not worker.greeted:
+            return
         elif kind == messages.LOOK:
             number, terms, until, size, values = body
             self._queue.append(_Asked(worker, number, terms, until, size, messages.features(values)))
@@ -230,15 +241,24 @@ class Server:
             return messages.FAILED, traceback.format_exc()
 
     def _tell(self, worker: _Worker, *message: object) -> None:
-        """Send a message at once, or leave a worker that does not read what it asked for."""
+        """Send a message, or as much of it as the worker's socket has room for, and the rest when it has read."""
         if worker in self._workers:
-            packed = pack(*message)
-            try:
-                whole = worker.connection.send(packed) == len(packed)
-            except OSError:
-                whole = False
-            if not whole:
-                self._leave(worker)
+            worker.unsent += pack(*message)
+            self._send(worker)
+
+    def _send(self, worker: _Worker) -> None:
+        waited = worker.waits_to_send
+        try:
+            del worker.unsent[: worker.connection.send(worker.unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._leave(worker)
+            return
+        worker.waits_to_send = bool(worker.unsent)
+        if worker.waits_to_send != waited:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.waits_to_send else 0)
+            self._selector.modify(worker.connection, events, self._selector.get_key(worker.connection).data)
 
 
 def _classifier(terms: Terms, static: StaticEncoder | None, full: Encoder) -> Classifier:

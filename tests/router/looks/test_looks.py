@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ class Classifier:
             assert self.gate.wait(LONG)
         if features.text == "broken":
             raise ValueError("broken")
-        return Signals(artifact=features.text)
+        return Signals(artifact=features.text * (5000 if features.text.startswith("long") else 1))
 
 
 class Process:
@@ -243,6 +244,18 @@ async def test_a_process_that_does_not_read_is_asked_no_more(process: Process) -
         process.classifier.gate.set()
         assert len(await asyncio.gather(*asked, return_exceptions=True)) == len(asked)
         assert (await looker.look(Features(text="again"), LONG)).artifact == "again"
+
+
+@pytest.mark.anyio
+async def test_answers_wait_for_a_worker_that_is_held_up(process: Process) -> None:
+    async with workers(process) as (looker,):
+        asked = [asyncio.create_task(looker.look(Features(text=f"long {number}"), LONG)) for number in range(100)]
+        await holds(lambda: process.classifier.began)
+        held_up_until = time.monotonic() + LONG
+        while len(process.classifier.began) < 100 and time.monotonic() < held_up_until:
+            time.sleep(0.01)  # noqa: ASYNC251
+        found = [signals.artifact for signals in await asyncio.gather(*asked)]
+        assert found == [f"long {number}" * 5000 for number in range(100)]
 
 
 @pytest.mark.anyio
