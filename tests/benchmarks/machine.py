@@ -30,9 +30,14 @@ def pin(core: int) -> None:
 
 def unpin(pids: Iterable[int]) -> None:
     """Let processes, all their threads, run on both cores."""
+    move(pids, *cores())
+
+
+def move(pids: Iterable[int], *to: int) -> None:
+    """Let processes, all their threads, run on these cores from now on."""
     for pid in pids:
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), set(cores()))
+            os.sched_setaffinity(int(thread.name), to)
 
 
 def pinned(core: int) -> Callable[[], None]:
