@@ -75,22 +75,26 @@ def usage_in(document: Mapping[str, Any]) -> Usage | None:
 
 
 class Said:
-    """What an answer has said: its ``text``, of which `KEPT_CHARACTERS` are kept, and how many there are ``beyond``."""
+    """What an answer has said: its ``text``, of which `KEPT_CHARACTERS` are kept, and how many are ``beyond``."""
 
-    __slots__ = ("_text", "beyond")
+    __slots__ = ("_room", "_text")
 
     def __init__(self, text: str = "") -> None:
         self._text = StringIO()
-        self.beyond = 0
+        self._room = KEPT_CHARACTERS
         self.add(text)
 
     def add(self, text: str) -> None:
         """Take what it says next."""
-        room = KEPT_CHARACTERS - self._text.tell()
-        if len(text) > room:
-            self.beyond += len(text) - room
-            text = text[:room]
-        self._text.write(text)
+        room = self._room
+        self._room = room - len(text)
+        if room > 0:
+            self._text.write(text if self._room >= 0 else text[:room])
+
+    @property
+    def beyond(self) -> int:
+        """How many characters there are that are not kept."""
+        return max(0, -self._room)
 
     @property
     def text(self) -> str:
