@@ -17,7 +17,7 @@ from classifiers.artifact import load as load_artifact
 from classifiers.custom import CustomDomains
 from classifiers.defence import cores
 from classifiers.features import lexical, looks_like_code, reading
-from classifiers.heads import Array, Prediction, predict, probability_error, sigmoid
+from classifiers.heads import Array, Prediction, predict, sigmoid
 from classifiers.language import detect
 from classifiers.ngrams import ngrams
 from classifiers.targets import SMALL, Mapped, enough_beside, map_targets
@@ -64,6 +64,7 @@ class Classifier:
                 _check_space(artifact, look, encoder.name)
                 self._encoders[look] = encoder  # type: ignore[index]
         self._mapped: Mapped = map_targets(targets, artifact.models, artifact.about)
+        self._pull = np.abs(self._mapped.weights).T
         self._enough = {
             look: enough_beside(self._mapped, heads.enough, baseline) for look, heads in artifact.heads.items()
         }
@@ -148,8 +149,9 @@ class Classifier:
         vectors = self._vectors(texts, chosen)
         grams = [ngrams(text) for text in texts]
         prediction = predict(self.artifact.heads, chosen, vectors, facts, grams)
-        trust = np.array([_trust(features) for features in batch], np.float32)[:, None]
-        prediction = _temper(prediction, trust)
+        trust = [_trust(features) for features in batch]
+        if min(trust) < 1.0:
+            prediction = _temper(prediction, np.array(trust, np.float32)[:, None])
         success = self._success(prediction, chosen)
         extra = self._custom[chosen].probabilities(vectors) if chosen in self._custom else None
         return [
@@ -185,10 +187,11 @@ class Classifier:
         to = self._mapped
         z = prediction.logits @ to.weights.T + to.offsets
         shared = prediction.shared @ to.weights.T
-        own = np.hypot(prediction.errors @ np.abs(to.weights).T, to.doubt)
+        own = np.hypot(prediction.errors @ self._pull, to.doubt)
         total = np.hypot(shared, own)
-        errors = probability_error(z, total)
-        columns = (sigmoid(z), errors, errors * shared / total)
+        p, above, below = sigmoid(np.stack((z, z + total, z - total)))
+        errors = (above - below) / 2  # as `probability_error` has it
+        columns = (p, errors, errors * shared / total)
         return [
             {
                 tier: Success(p, error, source, part, enough)

@@ -192,7 +192,9 @@ def closeness(x: Array, places: Array) -> Array:
     """The cosine (n,) of each row of a look's dense input (see `design`) to the nearest place; 1 without places."""
     if not len(places):
         return np.ones(len(x), np.float32)
-    return np.asarray((directions(x, places.shape[1]) @ places.T).max(axis=1), np.float32)
+    part = x[:, : places.shape[1]]
+    length = np.sqrt(np.add.reduce(np.square(part), axis=1))
+    return np.asarray((part @ places.T).max(axis=1) / np.maximum(length, np.float32(1e-9)), np.float32)
 
 
 def directions(x: Array, width: int) -> Array:
@@ -209,7 +211,7 @@ def posterior_variance(x: Array, spread: Array) -> Array:
 def familiarity(nearest: Array, reach: Array) -> Array:
     """How much a prompt is like the training data (n,), 0..1, by its `closeness`."""
     rise = (nearest - reach[1]) / np.maximum(reach[2] - reach[1], np.float32(1e-6))
-    return np.asarray(np.clip(rise, 0.0, 1.0), np.float32)
+    return np.asarray(np.minimum(np.maximum(rise, np.float32(0.0)), np.float32(1.0)), np.float32)
 
 
 def blend(familiar: Array, noise: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import numpy as np
@@ -15,8 +14,13 @@ SIZE: Final = 1 << BITS
 READ: Final = 3000
 """Bytes of a text that are read; what comes later pulls on nothing."""
 
-_SPACES: Final = re.compile(rb"\s+")
+_SPACES: Final = bytes(32 if byte in b"\t\n\v\f\r" else byte for byte in range(256))
+"""Every kind of white space in ASCII as a space."""
+
 _SHORTEST, _LONGEST = 2, 4
+_PRIME, _SPREAD, _FINISH = np.uint32(0x01000193), np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)
+_SALTS: Final = [np.uint32((n * 0x7F4A7C15) & 0xFFFFFFFF) for n in range(_LONGEST + 1)]
+_HALF, _SPARE = np.uint32(15), np.uint32(32 - BITS)
 
 
 def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -26,20 +30,29 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     logarithm of how often it occurs. Hashing is a fixed multiply-xor (FNV-1a's prime, then murmur3's finisher), so a
     text gives the same vector on every machine. An empty text gives one entry, the space's.
     """
-    raw = b" " + _SPACES.sub(b" ", text[:READ].lower().encode("utf-8", "surrogatepass"))[:READ] + b" "
-    codes = np.frombuffer(raw, np.uint8).astype(np.uint32)
+    raw = text[:READ].lower().encode("utf-8", "surrogatepass").translate(_SPACES)
+    while b"  " in raw:
+        raw = raw.replace(b"  ", b" ")
+    codes = np.frombuffer(b" " + raw[:READ] + b" ", np.uint8).astype(np.uint32)
     inner = codes != 32
-    state = codes
+    state, whole = codes, np.ones(len(codes), bool)
     hashes = []
-    whole = np.ones(len(codes), bool)
     for n in range(_SHORTEST, _LONGEST + 1):
-        state = (state[:-1] * np.uint32(0x01000193)) ^ codes[n - 1 :]
-        whole = whole[: len(state)]
+        state = (state[:-1] * _PRIME) ^ codes[n - 1 :]
+        whole = whole[:-1]
         if n > _SHORTEST:
-            whole = whole & inner[n - 2 : n - 2 + len(state)]
-        mixed = state[whole] * np.uint32(0x9E3779B1) + np.uint32((n * 0x7F4A7C15) & 0xFFFFFFFF)
-        mixed ^= mixed >> np.uint32(15)
-        hashes.append((mixed * np.uint32(0x85EBCA6B)) >> np.uint32(32 - BITS))
-    found, counts = np.unique(np.concatenate(hashes), return_counts=True)
+            whole = whole & inner[n - 2 : -1]
+        hashes.append(state[whole] * _SPREAD + _SALTS[n])
+    mixed = np.concatenate(hashes)
+    mixed ^= mixed >> _HALF
+    mixed *= _FINISH
+    mixed >>= _SPARE
+    mixed.sort()
+    last = np.ones(len(mixed), bool)
+    np.not_equal(mixed[1:], mixed[:-1], out=last[:-1])
+    ends = np.flatnonzero(last)
+    counts = ends + 1
+    counts[1:] -= counts[:-1].copy()
     values = 1.0 + np.log(counts)
-    return found.astype(np.int64), (values / np.sqrt(np.square(values).sum())).astype(np.float32)
+    values /= np.sqrt(np.add.reduce(np.square(values)))
+    return mixed[ends].astype(np.int64), values.astype(np.float32)
