@@ -90,6 +90,7 @@ def train(
             "data": {**about.get("data", {}), EVERYDAY.name: sha256(EVERYDAY)},
             "seed": settings.seed,
             "rows": len(data.rows),
+            **_sampled(data),
             "benchmarks": benchmarks(data.rows),
             "figures": {look: held_out_figures(judged.rows, near[look].logits) for look in data.looks},
         },
@@ -156,6 +157,14 @@ def _judged(data: Corpus) -> Corpus:
     """The corpus, or, where it has very many scored rows, `HELD` of them, evenly spread."""
     scored = np.flatnonzero(np.isfinite(data.rows.scores).any(axis=1))
     return data if len(scored) <= HELD else replace(data, rows=data.rows.take(spread(scored, HELD)))
+
+
+def _sampled(data: Corpus) -> dict[str, dict[str, int]]:
+    """For the manifest: what was fitted on a sample of the scored rows, and how many those were; nothing where not."""
+    every = np.flatnonzero(np.isfinite(data.rows.scores).any(axis=1))
+    most = {"calibration, errors, keeping": HELD, "trees, clusters, places, plain head": SAMPLE}
+    found = {what: len(spread(every, rows)) for what, rows in most.items() if len(every) > rows}
+    return {"sampled": found} if found else {}
 
 
 def _heads(

@@ -137,6 +137,7 @@ def test_a_log_beyond_what_is_held_in_memory_trains_to_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(members, "SAMPLE", 150)
+    monkeypatch.setattr(train, "SAMPLE", 150)
     monkeypatch.setattr(train, "HELD", 120)
     for name in ("one", "two"):
         found = train.train(rows(500), {"full": BagEncoder()}, tmp_path / f"{name}-work", QUICK)
@@ -144,6 +145,7 @@ def test_a_log_beyond_what_is_held_in_memory_trains_to_the_same_bytes_twice(
     for file in ("heads.safetensors", "manifest.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert found.about["rows"] == 500
+    assert found.about["sampled"] == {"calibration, errors, keeping": 100, "trees, clusters, places, plain head": 125}
     assert found.about["figures"]["full"]["tiny-7b"]["rows"] <= 120
     table = tabulate(rows(300, seed=9), {"full": BagEncoder()}, tmp_path / "test")
     judged = evaluate.from_artifact(found, table, "full", PAIR, Prices({}))
