@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from router.memory import return_memory
 
 if TYPE_CHECKING:
     from classifiers.encoder import Encoder
@@ -66,7 +66,7 @@ def warm(
         ready(first := static(settings, cache_dir), None)
         if settings.device != "cuda":
             full = prepare.load_full(cache_dir)
-            _give_back()
+            return_memory()
             ready(first, full)
         if (faster := prepare.on_device(settings.device)) is not None:
             faster.encode(["the first text pays for starting the GPU"])
@@ -76,9 +76,3 @@ def warm(
         from classifiers.torch_encoder import TorchEncoder
 
         ready(None, TorchEncoder(settings.encoder, device=None if settings.device == "auto" else settings.device))
-
-
-def _give_back() -> None:
-    """Return to the system what loading needed and serving does not; only glibc keeps it, and knows how."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def policy(urls: Mapping[str, str]) -> str:
     }).decode()  # fmt: skip
 
 
+_tokenizer = cache(counting.tokenizer)
+
+
 @asynccontextmanager
 async def mute() -> AsyncIterator[str]:
     """The URL of a port whose queue is full: the system answers no attempt to connect."""
@@ -102,7 +106,7 @@ class Backend:
 
     async def _behave(self, peer: Peer) -> None:
         self.upstream.requests.clear()
-        tokenizer = counting.tokenizer()
+        tokenizer = _tokenizer()
         assert tokenizer is not None
         chosen, tokens = self._choose(), (random.randint(1, 10_000), random.randint(1, 5_000))
         TOKENS.set({"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)})

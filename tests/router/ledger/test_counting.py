@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -204,15 +205,28 @@ async def test_no_text_is_too_strange_to_be_counted(text: str) -> None:
     assert trail[0].cost_nanos is None
 
 
+async def test_a_tokenizer_that_nobody_needs_is_let_go_of_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "_KEPT_SECONDS", 0.0)
+    count, found = Counting(), []
+    for _ in range(2):
+        trail, first = Trail(), Usage(1, output_tokens=1, measured=False)
+        trail.append(Attempt("b", "t", "m", "ok", usage=first))
+        trail.uncounted.append(Uncounted(first, Said(TEXTS[3]), None))
+        await count.settle(trail, {"messages": []})
+        found.append(trail[0].usage)
+        while count._encoding is not None:  # noqa: ASYNC110 its thread tells nobody
+            await asyncio.sleep(0.001)
+    await count.close()
+    assert found[0] == found[1] != first
+
+
 async def test_without_the_tokenizer_the_first_estimate_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "litellm_file", lambda name: None)
-    counting.tokenizer.cache_clear()
     count, trail = Counting(), Trail()
     first = Usage(8, output_tokens=4, measured=False)
     trail.append(Attempt("b", "t", "m", "cancelled", usage=first, cost_nanos=5))
     trail.uncounted.append(Uncounted(first, None, None))
     await count.settle(trail, {"messages": []})
     await count.close()
-    counting.tokenizer.cache_clear()
     assert trail[0].usage == first
     assert not trail.uncounted
