@@ -138,15 +138,7 @@ def cost(usage: Usage, price: Price | None) -> Decimal | Unpriced:
 def _token_cost(usage: Usage, price: TokenRates) -> Decimal:
     """Kinds that overlap in what is reported are billed once: cached, written, audio, image; reasoning first."""
     rates = price.of(usage.service_tier, usage.input_tokens)
-    if not (
-        usage.cached_input_tokens
-        or usage.cache_write_tokens
-        or usage.reasoning_tokens
-        or usage.audio_input_tokens
-        or usage.audio_output_tokens
-        or usage.image_input_tokens
-        or usage.image_output_tokens
-    ):
+    if usage.plain:
         return rates.plain(usage.input_tokens, usage.output_tokens)
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     written = min(usage.cache_write_tokens, usage.input_tokens - cached)

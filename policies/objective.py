@@ -17,6 +17,7 @@ from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 
+from policies.frozen import quick
 from policies.schema import Objective
 from policies.values import KEPT, Features, Signals, Success, View
 
@@ -60,6 +61,7 @@ TYPICAL_OUTPUT: Mapping[str, int] = MappingProxyType(
 TYPICAL_OUTPUT_OTHERWISE = 300
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Option:
     """One tier as the objective sees it: its place in the policy's order, predicted success, and expected cost."""
@@ -174,6 +176,25 @@ def _pace(budget: float, spent: float, now: datetime) -> float:
 def cost_order(option: Option) -> tuple[bool, Decimal, int]:
     """Order tiers by cost, ties as the policy does; one whose price is unknown counts as dearer than all others."""
     return (option.cost is None, option.cost or Decimal(0), option.order)
+
+
+def steady(objective: Objective, utilities: Mapping[str, float], moves: Mapping[str, float]) -> bool:
+    """Say whether a choice surely stands wherever each prediction lies within its move from where it is.
+
+    ``utilities`` are the choice's. Sufficient, not necessary: no tier comes across the line that decides about it.
+    """
+    if not utilities:
+        return True
+    if objective.keep_quality is not None or objective.large_share is not None:
+        apart = all(abs(utility) > moves[tier] + _NOISE for tier, utility in utilities.items() if moves[tier])
+        return apart and max(utilities.values()) >= 0
+    best = max(utilities, key=utilities.__getitem__)
+    least = utilities[best] - moves[best] - _NOISE
+    return all(least > utility + moves[tier] for tier, utility in utilities.items() if tier != best)
+
+
+_NOISE = 1e-9
+"""What rounding may move a utility by."""
 
 
 def _leaning(options: Sequence[Option], baseline: Option, why: str) -> Choice:

@@ -13,6 +13,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
+from policies.frozen import quick
+
 Band: TypeAlias = Literal["simple", "moderate", "complex"]
 Look: TypeAlias = Literal["lexical", "static", "full"]
 Phase: TypeAlias = Literal["connect", "headers", "first_token", "stream", "done"]
@@ -28,6 +30,7 @@ CAPABILITIES = ("tools", "json_mode", "json_schema", "vision", "audio", "logprob
 """What a request may require of a backend and a backend may say that it supports."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Features:
     """Facts read off one request; nothing here is a guess about its difficulty.
@@ -66,6 +69,7 @@ KEPT = (0.8, 0.9, 0.95, 0.97, 0.99)
 """Shares of the baseline's quality that keeping is calibrated for; between them one interpolates."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Success:
     """A prediction that an answer will be right: ``probability`` in 0..1, with its ``standard_error``.
@@ -85,6 +89,7 @@ class Success:
     enough: tuple[float, ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Signals:
     """What the classifier says of a request. A signal never chooses a tier; a policy does.
@@ -119,6 +124,7 @@ class Signals:
         return "simple" if self.complexity < 0.35 else "moderate" if self.complexity < 0.65 else "complex"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Session:
     """What is remembered of a conversation: the tier and backend of its last answer and the hardest turn so far.
@@ -133,6 +139,7 @@ class Session:
     easier_turns: int = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class EngineView:
     """What an engine says of itself. None is unknown: absent, stale or not told yet; it is never zero.
@@ -161,6 +168,7 @@ class EngineView:
     prefill_tokens_per_second: float | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class View:
     """The world outside the request, read by the pipeline so that `decide` can stay pure.
@@ -187,6 +195,7 @@ class View:
     looked_at: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Step:
     """One planned call."""
@@ -195,6 +204,7 @@ class Step:
     backend: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What the decision knew of one tier: predicted success, expected cost in dollars, and why it was ruled out."""
@@ -206,6 +216,7 @@ class Estimate:
     excluded: tuple[str, ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why no step could be planned, in the terms of an OpenAI error."""
@@ -216,6 +227,7 @@ class Refusal:
     param: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Chosen steps, in the order they will be tried, with the reasons that a person can read.
@@ -241,6 +253,7 @@ class Decision:
         return self.steps[0].tier if self.steps else ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What every decision on requests with one model name has in common, as long as nothing stands in their way."""
@@ -249,6 +262,7 @@ class Plan:
     reasons: tuple[str, ...]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one attempt, as OpenAI counts them: ``input_tokens`` includes cached, written, audio and image ones,
@@ -268,7 +282,21 @@ class Usage:
     image_input_tokens: int = 0
     image_output_tokens: int = 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether all tokens are of no special kind."""
+        return not (
+            self.cached_input_tokens
+            or self.cache_write_tokens
+            or self.reasoning_tokens
+            or self.audio_input_tokens
+            or self.audio_output_tokens
+            or self.image_input_tokens
+            or self.image_output_tokens
+        )
 
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
     """What the baseline would have made of a request, given what was used for it; the baseline's cost follows from it.
@@ -285,6 +313,7 @@ class Counterfactual:
     assumed: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call that was made. ``cost_nanos`` is in nano-dollars, or None where the price is unknown (`unpriced`).
@@ -308,6 +337,7 @@ class Attempt:
     """The backend's precision as the policy states it, so that the report can show cost and success by it."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Entry:
     """The one record of one request: what was asked, decided, done, and paid. The ledger is made of these.

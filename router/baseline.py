@@ -31,6 +31,15 @@ def baseline_backend(policy: Policy) -> Backend:
 
 def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
     """The tokens that the baseline would have used, from those that were used. Audio and images are as many to all."""
+    if usage.plain:
+        taken = round(usage.input_tokens * counterfactual.input_ratio)
+        return Usage(
+            measured=usage.measured,
+            service_tier=usage.service_tier,
+            input_tokens=taken,
+            cached_input_tokens=min(taken, counterfactual.cached_input_tokens),
+            output_tokens=round(usage.output_tokens * counterfactual.output_ratio),
+        )
     heard = min(usage.audio_input_tokens + usage.image_input_tokens, usage.input_tokens)
     taken = heard + round((usage.input_tokens - heard) * counterfactual.input_ratio)
     spoken = min(usage.audio_output_tokens + usage.image_output_tokens, usage.output_tokens)
