@@ -16,7 +16,7 @@ import orjson
 from router import sse
 from router.errors import UpstreamError, client_status, in_body, shape
 from router.lane import Flight
-from router.usage import Look, Said, look, usage_in
+from router.usage import Look, Said, look, plain, usage_in
 
 LARGEST_HELD = 256 * 1024
 """Bytes without content after which a stream is committed anyway."""
@@ -179,14 +179,29 @@ class Stream:
 
     def _read_on(self) -> None:
         """Read what has come; of a stream that has not begun, only up to its first content, which goes out at once."""
-        begun = self._committed
+        begun, said = self._committed, list[str]()
         try:
             for event in self._unread:
+                if begun and not self._done and (text := plain(event)):
+                    said.append(text)
+                    self._out.append(event)
+                    continue
+                if said:
+                    said = self._hear(said)
                 self._read(event)
                 if self._committed and not begun:
                     return
         except UpstreamError as error:
             self._failure, self._unread = error, iter(())
+        if said:
+            self._hear(said)
+
+    def _hear(self, said: list[str]) -> list[str]:
+        """Take plain text in, and give a list for what comes next."""
+        self._moved = True
+        if self._flight.usage is None:
+            self._said.add("".join(said))
+        return []
 
     def _read(self, event: bytes) -> None:
         """Look at one event and put what the client shall see of it into ``_out``."""

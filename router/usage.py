@@ -11,6 +11,8 @@ from dataclasses import replace
 from io import StringIO
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from policies.values import Usage
 
 CHARACTERS_PER_TOKEN = 4
@@ -142,6 +144,26 @@ def look(document: Mapping[str, Any]) -> Look:
             if choice.get("finish_reason"):
                 finished += 1
     return Look(text, content or finished > 0, finished, usage, usage is not None and not choices)
+
+
+def plain(event: bytes) -> str:
+    """The text of an event that is a chunk of one choice's text and nothing else; empty for any other event.
+
+    Nearly all events of a stream are such, and cost a third of a `look` this way. Never raises.
+    """
+    if not event.startswith(b"data: {"):
+        return ""
+    try:
+        document = orjson.loads(event[6:])
+        [choice] = document["choices"]
+        delta = choice["delta"]
+        text = delta["content"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    more = choice.get("finish_reason") or document.get("usage") or document.get("error")
+    if len(delta) > 1:
+        more = more or any(value for name, value in delta.items() if name not in ("content", "role"))
+    return "" if more or type(text) is not str else text
 
 
 def _texts(value: object) -> Iterator[str]:

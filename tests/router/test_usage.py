@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.values import Usage
-from router.usage import KEPT_CHARACTERS, Said, estimate, look, usage_of
+from router import sse
+from router.usage import KEPT_CHARACTERS, Look, Said, estimate, look, plain, usage_of
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,45 @@ CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f"
 def test_what_counts_as_content(choice: dict[str, Any], text: str, content: bool, finished: int) -> None:
     seen = look({"choices": [choice]})
     assert seen[:3] == (text, content, finished)
+
+
+DELTAS = st.dictionaries(st.sampled_from(["content", "role", "refusal", "tool_calls"]), JSON, max_size=2)
+CHOICES = st.dictionaries(st.sampled_from(["delta", "finish_reason", "index"]), JSON | DELTAS, max_size=3)
+CHUNKS = st.dictionaries(
+    st.sampled_from(["choices", "usage", "error"]), JSON | st.lists(CHOICES, max_size=2), min_size=1, max_size=2
+)
+
+
+@given(CHUNKS)
+def test_what_is_plain_is_seen_as_a_look_sees_it(document: dict[str, Any]) -> None:
+    text = plain(sse.event_of(document))
+    assert not text or (look(document) == Look(text, content=True) and not document.get("error"))
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("delta", [b'"content":"abc"', b'"role":"assistant","content":"abc","tool_calls":null'])
+def test_a_chunk_of_text_is_plain(end: bytes, delta: bytes) -> None:
+    chunk = b'{"choices":[{"index":0,"delta":{%b},"finish_reason":null}],"usage":null}' % delta
+    assert plain(b"data: " + chunk + end) == "abc"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"data: [DONE]\n\n",
+        b": ping\n\n",
+        b'data: {"choices":[{"delta":{"content":"abc"}}]\n\n',
+        b'data: {"choices":[{"delta":\ndata: {"content":"abc"}}]}\n\n',
+        b'event: x\ndata: {"choices":[{"delta":{"content":"abc"}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":"abc"}}],"usage":{"prompt_tokens":1}}\n\n',
+        b'data: {"choices":[{"delta":{"content":"abc"}}],"error":{"message":"no"}}\n\n',
+        b'data: {"choices":[{"delta":{"content":"abc"},"finish_reason":"stop"}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":"abc","tool_calls":[{}]}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":"a"}},{"delta":{"content":"b"}}]}\n\n',
+    ],
+)
+def test_an_event_with_anything_else_is_not_plain(event: bytes) -> None:
+    assert plain(event) == ""
 
 
 def test_estimates_round_up_and_are_marked() -> None:
