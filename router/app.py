@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from router import endpoints
 from router.compose import open_proxy
+from router.express import PATH, Chat
 from router.gate import Gate
 from router.settings import Settings
 
-CHAT = "/v1/chat/completions"
-
 
 class Application(Starlette):
-    """The routes, and a way past them for what nearly every request asks for: routing costs as much as deciding."""
+    """The routes, and a way past them for what nearly every request asks for."""
 
-    straight = Gate(endpoints.ChatCompletions())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and scope["path"] == CHAT and scope["method"] == "POST":
-            scope["app"] = self
-            await self.straight(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+    def admit(self, headers: Mapping[bytes, bytes]) -> Chat | None:
+        """What answers a chat request with these headers; None where it is refused, which `Gate` does."""
+        return endpoints.admit(self.state.proxy, headers)
 
 
 def create(settings: Settings) -> Starlette:
@@ -43,7 +35,7 @@ def create(settings: Settings) -> Starlette:
 
     app = Application(
         routes=[
-            Route(CHAT, endpoints.ChatCompletions(), methods=["POST"]),
+            Route(PATH.decode(), endpoints.ChatCompletions(), methods=["POST"]),
             Route("/v1/models", endpoints.models),
             Route("/v1/route", endpoints.route, methods=["POST"]),
             Route("/v1/feedback", endpoints.feedback, methods=["POST"]),

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from policies.values import Decision
-from router.cycle import WHOLE
-from router.errors import RequestError
-from router.gate import KEY
+from router.errors import BUG, RequestError
+from router.express import Chat, Express
+from router.gate import KEY, chat_key
 from router.responses import error_response, json_response
+from router.served import Served, told
 from router.wheel import Wheel
 
 if TYPE_CHECKING:
-    from router.pipeline import Served
+    from router.keys import Key
     from router.proxy import Proxy
 
 log = logging.getLogger(__name__)
@@ -79,14 +81,13 @@ class Connection:
     It begins to look for that after `_UNWATCHED` seconds: most answers are there by then, without a task beside them.
     """
 
-    __slots__ = ("_gone", "_place", "_receive", "_send", "_takes_whole", "_task", "_watcher", "_wheel", "answered")
+    __slots__ = ("_gone", "_place", "_receive", "_send", "_task", "_watcher", "_wheel", "answered")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, wheel: Wheel, now: float) -> None:
+    def __init__(self, receive: Receive, send: Send, wheel: Wheel, now: float) -> None:
         """Watch over the task that this is called in. ``now`` is on the wheel's clock."""
         task = asyncio.current_task()
         assert task is not None
         self._receive, self._send, self._task = receive, send, task
-        self._takes_whole = WHOLE in scope.get("extensions", ())
         self.answered = self._gone = False
         self._watcher: asyncio.Task[None] | None = None
         self._wheel = wheel
@@ -105,10 +106,6 @@ class Connection:
     async def deliver(self, served: Served) -> None:
         """Send an answer, whole or as it comes."""
         self.answered = True
-        if isinstance(served.body, bytes) and self._takes_whole:
-            self.close()
-            await self._send({"type": WHOLE, "status": served.status, "headers": served.headers, "body": served.body})
-            return
         await self._send({"type": "http.response.start", "status": served.status, "headers": served.headers})
         last = served.body
         if not isinstance(last, bytes):
@@ -130,8 +127,29 @@ class Connection:
         return self._gone and self._task.uncancel() == 0
 
 
+def admit(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Chat | None:
+    """What answers ``POST /v1/chat/completions`` as nearly every client asks for it; None where the headers forbid."""
+    try:
+        key = chat_key(proxy, headers)
+    except RequestError:
+        return None
+    if int(headers[b"content-length"]) > proxy.pipeline.loaded.policy.limits.body_bytes:
+        return None
+    return partial(_answer, proxy, key)
+
+
+async def _answer(proxy: Proxy, key: Key | None, express: Express) -> None:
+    arrived = perf_counter()
+    try:
+        request = proxy.read_chat(express.body, express.headers, key)
+    except RequestError as error:
+        await express.deliver(told(error))
+        return
+    await proxy.pipeline.serve(request, arrived, express.deliver)
+
+
 class ChatCompletions:
-    """``POST /v1/chat/completions``, as a bare ASGI application: the hot path needs no request or response object."""
+    """The same as an ASGI application, for any server and for requests that come in pieces."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. An error of ours is told as one, and raised for the server to log."""
@@ -139,14 +157,14 @@ class ChatCompletions:
         proxy: Proxy = scope["app"].state.proxy
         try:
             raw = await read_body(scope, receive, proxy.policy.limits.body_bytes)
-            request = proxy.read_chat(raw, scope["headers"], scope[KEY])
+            request = proxy.read_chat(raw, dict(scope["headers"]), scope[KEY])
         except RequestError as error:
             await error_response(error)(scope, receive, send)
             return
         except ClientGone:
             return
         dispatcher = proxy.pipeline.dispatcher
-        connection = Connection(scope, receive, send, dispatcher.wheel, dispatcher.clock())
+        connection = Connection(receive, send, dispatcher.wheel, dispatcher.clock())
         try:
             await proxy.pipeline.serve(request, arrived, connection.deliver)
         except asyncio.CancelledError:
@@ -164,7 +182,7 @@ async def route(request: Request) -> Response:
     """``POST /v1/route``: decide where a chat request would go, and say why, without calling anyone."""
     proxy = _proxy(request)
     raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
-    chat = proxy.read_chat(raw, request.scope["headers"], request.scope[KEY])
+    chat = proxy.read_chat(raw, dict(request.scope["headers"]), request.scope[KEY])
     choice = await proxy.pipeline.choose(chat.features, proxy.pipeline.fleet.trace(chat.body))
     shown = {name: getattr(choice.features, name) for name in _SHOWN_FEATURES}
     return json_response(
@@ -246,7 +264,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_bug(_: Request | None, error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
-    return error_response(RequestError(500, "internal_error", "The proxy failed on this request; its log says why."))
+    return error_response(BUG)
 
 
 async def _on_client_gone(_: Request, error: Exception) -> Response:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from policies import money
 from policies.cascade import OURS, Moment, Next, Try, first_step, next_step
 from policies.checks import Answered, shortcoming
+from policies.frozen import quick
 from policies.values import Attempt, Decision, Step
 from router import escalation, stream
 from router.backends import USAGE_PATHS, Call
@@ -31,6 +32,7 @@ _SLACK = 0.002
 """Seconds by which an event loop may wake a sleeper early: a backend that said when to come back still rests then."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to ask a backend: the path under its base URL, the client's body as JSON, and how the client wants it.

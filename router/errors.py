@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote
 
 import orjson
@@ -101,6 +101,9 @@ class RequestError(TierwiseError):
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
         self.headers: Mapping[str, str] = headers or {}
+
+
+BUG: Final = RequestError(500, "internal_error", "The proxy failed on this request; its log says why.")
 
 
 class UpstreamError(TierwiseError):

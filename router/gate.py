@@ -41,6 +41,12 @@ class Gate:
         await self._app(scope, receive, send)
 
 
+def chat_key(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Key | None:
+    """The key of a client that asks for a chat and is no page in a browser. Raises `RequestError` (401)."""
+    text = text_in(headers)
+    return proxy.keys.check(text) if proxy.policy.auth.required else proxy.keys.find_active(text)
+
+
 def _key(scope: Scope) -> Key | None:
     """The client's key. Raises `RequestError` (401, 403) for what it may not see."""
     proxy: Proxy = scope["app"].state.proxy

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
+import httptools
 import orjson
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from policies.schema import Limits
-from router.cycle import EXTENSIONS, Cycle
 from router.errors import shape
+from router.express import PATH, Admit, Express, fits
 from router.joined import Joined
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,9 @@ _HAS_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 class Guarded(HttpToolsProtocol):
     """One connection of a client, within ``limits``."""
+
+    transport: Joined  # type: ignore[assignment]
+    cycle: RequestResponseCycle | Express | None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -56,6 +63,9 @@ class Guarded(HttpToolsProtocol):
         self._closing_since: float | None = None
         self._answered_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._admit: Admit | None = getattr(self.app, "admit", None)
+        self._taken: Express | None = None
+        self._express: Express | None = None
 
     @property
     def idle(self) -> bool:
@@ -70,16 +80,27 @@ class Guarded(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of it."""
+        """Let go of it, and of what is done for it."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._express is not None:
+            self._express.hang_up()
+            self._express = None
+        if isinstance(self.cycle, Express):
+            self.cycle = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what came, unless it gets no request any further."""
         self._answered_at = None
         self._idle_bytes += len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(400, "invalid_http", "The request is not HTTP/1.1 as it should be, or asks for more.")
+        except httptools.HttpParserUpgrade:
+            assert self.cycle is not None
+            self.cycle.keep_alive = False
         if self._awaits:
             if self._idle_bytes > LARGEST_HEAD:
                 self._refuse(431, "head_too_large", f"The request's head is larger than {LARGEST_HEAD} bytes.")
@@ -88,54 +109,83 @@ class Guarded(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
-        super().on_message_begin()
-        self._await("head")
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._awaits, self._since = "head", self.loop.time()
 
     def on_headers_complete(self) -> None:
         """A whole head: what is called a header from here on is a trailer, and nobody's business.
 
         An upgrade's body would be taken for the next request, so there may be none: `ValueError` makes it a 400.
         """
-        parser, scope = self.parser, self.scope
-        if parser.should_upgrade() and any(name in _HAS_BODY for name, _ in self.headers):
+        parser, headers = self.parser, self.headers
+        if parser.should_upgrade() and any(name in _HAS_BODY for name, _ in headers):
             raise ValueError("an upgrade with a body")
+        method, version, before = parser.get_method(), parser.get_http_version(), self.cycle
+        self._awaits, self.headers = "body", []
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        free = before is None or before.response_complete
+        if self.url == PATH and method == b"POST" and version == "1.1" and free and self._admit is not None:
+            named = dict(headers)
+            if fits(named) and (chat := self._admit(named)) is not None:
+                self.cycle = self._taken = Express(self, chat, named, keep_alive)
+                return
+        self.scope = self._scope(method.decode("ascii"), version, headers)
+        self.cycle = cycle = RequestResponseCycle(
+            self.scope, self.transport, self.flow, self.logger, self.access_logger, self.access_log,  # type: ignore[arg-type]
+            self.server_state.default_headers, asyncio.Event(), self.expect_100_continue, keep_alive,
+            self.on_response_complete,
+        )  # fmt: skip
+        if free:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _scope(self, method: str, version: str, headers: list[tuple[bytes, bytes]]) -> HTTPScope:
         raw, _, query = self.url.partition(b"?")
         if not raw.startswith(b"/"):
             raw, query = urlsplit(self.url)[2:4]
         path = raw.decode("ascii")
-        scope["method"] = parser.get_method().decode("ascii")
-        scope["http_version"] = version = parser.get_http_version()
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"], scope["query_string"] = raw, query
-        scope["extensions"] = EXTENSIONS
-        before, self.cycle = self.cycle, Cycle(
-            scope, self.transport, self.flow, self.logger, self.access_logger, self.access_log,
-            self.server_state.default_headers, asyncio.Event(), self.expect_100_continue,
-            version != "1.0" and parser.should_keep_alive(), self.on_response_complete,
-        )  # fmt: skip
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
-        self._awaits = "body"
-        self.headers = []
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "root_path": self.root_path,
+            "method": method,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw,
+            "query_string": query,
+            "headers": headers,
+            "state": self.app_state.copy(),
+        }
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._idle_bytes = 0
-        super().on_body(body)
+        if self._taken is not None:
+            self._taken.body += body
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A whole request."""
-        super().on_message_complete()
         self._awaits, self._idle_bytes = "", 0
+        if self._taken is not None:
+            self._express, self._taken = self._taken, None
+            self._express.start()
+            return
+        super().on_message_complete()
+        assert self.cycle is not None
         if self.cycle.response_complete:
             self._await("head")
 
     def on_response_complete(self) -> None:
         """A whole answer: the next request, or none for a while, which takes no timer of its own."""
         self.server_state.total_requests += 1
+        self._express = None
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -153,13 +203,6 @@ class Guarded(HttpToolsProtocol):
         """The client has caught up."""
         self._unread_since = None
         super().resume_writing()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        self.cycle.keep_alive = False
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
-        self._refuse(400, "invalid_http", "The request is not HTTP/1.1 as it should be, or asks for more.")
 
     def _await(self, what: Literal["head", "body"]) -> None:
         self._awaits, self._since = what, self.loop.time()
@@ -184,12 +227,15 @@ class Guarded(HttpToolsProtocol):
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _begun(self) -> bool:
+        return self.cycle is not None and self.cycle.response_started
+
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Close the connection, and say why where an answer does not get into another one."""
         if self.transport.is_closing():
             return
         own = self._awaits == "body"
-        if not self._answering() or (own and not self.cycle.response_started and not self.pipeline):
+        if not self._answering() or (own and not self._begun() and not self.pipeline):
             body = orjson.dumps(shape(status, message, code=code))
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)

@@ -28,10 +28,12 @@ class Joined:
             return
         self._write(data)
 
-    def write_whole(self, data: bytes) -> None:
-        """Send a whole answer now."""
-        self._flush()
-        self._write(data)
+    def write_now(self, data: bytes) -> None:
+        """Send bytes now, behind what is held."""
+        if self._held:
+            self._flush()
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def close(self) -> None:
         """Send what is held, and close."""

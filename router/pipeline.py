@@ -6,7 +6,7 @@ A `Pipeline` serves one policy; a reload builds another and swaps it in, so that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -21,17 +21,19 @@ from policies import money
 from policies.conditions import headers_read, texts_read
 from policies.decide import decide, needs_signals, next_session
 from policies.document import Loaded
+from policies.frozen import quick
 from policies.values import Counterfactual, Decision, Entry, Features, Outcome, Refusal, Session, Signals, Usage, View
 from router.admission import Admission
 from router.affinity import Trace
 from router.baseline import Baseline, baseline_backend
 from router.billing import baseline_nanos, proxy_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
-from router.errors import Exhausted, RequestError, to_openai
+from router.errors import Exhausted, RequestError
 from router.fleet import Fleet
 from router.headers import printable, served_headers
 from router.ledger.budgets import Grant
 from router.ledger.ledger import Ledger
+from router.served import Served, told
 from router.signals import SignalReader
 from router.state.store import Store
 from router.telemetry import Telemetry
@@ -54,6 +56,7 @@ def _fresh_ids(at_once: int = 256) -> Iterator[str]:
 _ids = _fresh_ids()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A decision with what it was made from, so that it can be shown, explained and replayed."""
@@ -63,15 +66,6 @@ class Choice:
     view: View
     decision: Decision
     classify_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What goes out to the client: status, headers as ASGI has them, and a body, whole or to be iterated once."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes | AsyncIterator[bytes]
 
 
 class _Used(NamedTuple):
@@ -139,7 +133,7 @@ class Pipeline:
         conditions = [rule.when for rule in loaded.policy.rules] + [budget.when for budget in loaded.policy.budgets]
         self.headers_read = headers_read(conditions)
         looked_at = self.headers_read | {loaded.policy.session.header.lower(), "authorization", "x-api-key"}
-        self.headers = {name.encode("latin-1", "replace"): name for name in looked_at}
+        self.headers = tuple((name.encode("latin-1", "replace"), name) for name in looked_at)
         self._texts_matter = loaded.policy.logging.content or texts_read(conditions)
         self.dispatcher = dispatcher
         self.fleet = fleet
@@ -263,11 +257,9 @@ class Pipeline:
         return choice if decision is choice.decision else replace(choice, view=view, decision=decision)
 
     def _failed(self, exchange: _Exchange, error: RequestError | Exhausted, outcome: Outcome) -> Served:
-        exchange.status, extra, body = to_openai(error)
-        exchange.outcome = outcome
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in extra.items()]
-        return Served(exchange.status, [*headers, *self._headers(exchange)], body)
+        served = told(error)
+        exchange.status, exchange.outcome = served.status, outcome
+        return replace(served, headers=[*served.headers, *self._headers(exchange)])
 
     def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
         assert exchange.choice is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from time import time
 from zoneinfo import ZoneInfo
@@ -86,11 +86,11 @@ class Proxy:
         """The policy in force."""
         return self.pipeline.loaded.policy
 
-    def read_chat(self, raw: bytes, given: Iterable[tuple[bytes, bytes]], key: Key | None) -> wire.ChatRequest:
+    def read_chat(self, raw: bytes, given: Mapping[bytes, bytes], key: Key | None) -> wire.ChatRequest:
         """Check a chat body under the policy in force; ``given`` are its headers. Raises `RequestError`."""
-        policy, pipeline = self.policy, self.pipeline
-        names = pipeline.headers
-        headers = {names[name]: value.decode("latin-1") for name, value in given if name in names}
+        pipeline = self.pipeline
+        policy = pipeline.loaded.policy
+        headers = {text: given[name].decode("latin-1") for name, text in pipeline.headers if name in given}
         client = wire.Client(key.id, key.allowed) if key is not None else wire.Client(wire.key_id(headers))
         steering = headers if policy.auth.trusts(client.id) else {}
         return wire.read_chat(

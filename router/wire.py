@@ -14,6 +14,7 @@ from typing import NamedTuple
 import orjson
 
 from classifiers.features import extract
+from policies.frozen import quick
 from policies.values import Features
 from router import numbers
 from router.errors import RequestError
@@ -32,6 +33,7 @@ _FIGURES = frozenset({"n", "max_tokens", "max_completion_tokens", "temperature",
 """Numbers that are read here; those that a 64-bit integer or a double does not hold are refused or rounded."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Client:
     """Who asks: the public id of the key, and what it may use (None: everything)."""
@@ -40,6 +42,7 @@ class Client:
     allowed: tuple[str, ...] | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A checked ``/v1/chat/completions`` body, as it came, and the facts read off it."""

@@ -11,11 +11,13 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from policies import schema
+from policies.frozen import quick
 
 USAGE_PATHS = frozenset({"chat/completions", "completions"})
 """Paths whose streams report usage when ``stream_options.include_usage`` asks for it."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call to one backend: ``body`` is the client's JSON; the backend puts its own ``model`` into it.

@@ -261,7 +261,7 @@ async def test_the_session_header_names_the_conversation_of_trusted_keys_alone(t
         for id, steers in (("ann", False), ("gateway", True)):
             key, _ = make(id)
             plain, named = (
-                proxy.read_chat(raw, given, key).features for given in ([], [(b"x-session-id", b"of someone else")])
+                proxy.read_chat(raw, given, key).features for given in ({}, {b"x-session-id": b"of someone else"})
             )
             assert plain.key_id == named.key_id == id
             assert (plain.conversation != named.conversation) is steers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
@@ -15,8 +15,9 @@ import pytest
 import uvicorn
 
 from policies.schema import Limits
-from router.cycle import WHOLE
+from router.express import LARGEST_BODY, Chat, Express
 from router.guard import Guarded
+from router.served import Served
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,10 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 class Site:
-    """An application that reads each body and says what it saw; on ``/flood`` it never stops answering."""
+    """An application that reads each body and says what it saw; on ``/flood`` it never stops answering.
+
+    Chats are echoed: whole, in the pieces that ``x-pieces`` says, never, or with a bug.
+    """
 
     def __init__(self) -> None:
         self.port = 0
@@ -52,11 +56,6 @@ class Site:
                 body += message["body"]
                 if not message["more_body"]:
                     break
-            if scope["path"] == "/whole":
-                assert WHOLE in scope["extensions"]
-                headers = [(b"content-length", b"%d" % len(body)), (b"x-one", b"two")]
-                await send({"type": WHOLE, "status": 200, "headers": headers, "body": body})
-                return
             await send({"type": "http.response.start", "status": 200, "headers": []})
             while scope["path"] == "/flood" and message["type"] != "http.disconnect":
                 await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
@@ -72,6 +71,31 @@ class Site:
         finally:
             self.serving -= 1
 
+    def admit(self, headers: Mapping[bytes, bytes]) -> Chat | None:
+        return None if b"x-refused" in headers else self._chat
+
+    async def _chat(self, express: Express) -> None:
+        self.serving += 1
+        try:
+            match express.headers.get(b"x-pieces"):
+                case None:
+                    headers = [(b"content-length", b"%d" % len(express.body)), (b"x-one", b"two")]
+                    await express.deliver(Served(200, headers, express.body))
+                case b"never":
+                    await asyncio.Event().wait()
+                case b"bug":
+                    raise ZeroDivisionError
+                case told:
+                    await express.deliver(Served(200, [], self._pieces(express.body, int(told))))
+        finally:
+            self.serving -= 1
+
+    async def _pieces(self, body: bytes, count: int) -> AsyncIterator[bytes]:
+        for _ in range(abs(count)):
+            yield body
+        if count < 0:
+            raise ZeroDivisionError
+
 
 @asynccontextmanager
 async def serving(**bounds: Any) -> AsyncIterator[Site]:
@@ -83,6 +107,7 @@ async def serving(**bounds: Any) -> AsyncIterator[Site]:
         ws="none",
         lifespan="off",
         log_config=None,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_keep_alive=round(limits.idle.total_seconds()),
@@ -256,35 +281,107 @@ async def test_a_target_is_read_in_every_form_it_may_have(target: bytes, path: s
         assert f'"path":"{path}"'.encode() in await client.hear()
 
 
-WHOLE_POST = b"POST /whole HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-one: two\r\n\r\n"
 
 
+def chat(body: bytes, **headers: str) -> bytes:
+    lines = b"".join(b"%b: %b\r\n" % (name.replace("_", "-").encode(), told.encode()) for name, told in headers.items())
+    return CHAT.replace(b"\r\n\r\n", b"\r\n%b\r\n" % lines) + body
+
+
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_whole_answers_go_out_one_after_the_other_on_one_connection(at_once: bool) -> None:
-    said = [WHOLE_POST + body for body in (b"this", b"that", b"more")]
+async def test_chats_are_answered_one_after_the_other_on_one_connection(at_once: bool) -> None:
+    said = [chat(body) for body in (b"this", b"that", b"more")]
     async with serving() as site, talking(site) as client:
         await client.say(*([b"".join(said)] if at_once else said), every=0.05)
-        await client.say(WHOLE_POST.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + b"last")
+        await client.say(chat(b"last", connection="close"))
         heard = await client.hear()
-    closing = ANSWER.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
-    assert heard == ANSWER + b"this" + ANSWER + b"that" + ANSWER + b"more" + closing + b"last"
+    if not at_once:
+        closing = ANSWER.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+        assert heard == ANSWER + b"this" + ANSWER + b"that" + ANSWER + b"more" + closing + b"last"
+    assert heard.startswith(ANSWER + b"this")
+    assert heard.count(b"HTTP/1.1 200 OK") == 4
 
 
-async def test_a_whole_answer_keeps_its_place_behind_one_that_is_sent_in_pieces() -> None:
+async def test_what_comes_behind_a_chat_waits_for_its_answer() -> None:
     async with serving(idle="1s") as site, talking(site) as client:
-        await client.say(GET + b"\r\n" + WHOLE_POST + b"this")
+        await client.say(chat(b"this", x_pieces="2") + GET + b"\r\n" + chat(b"that"))
         heard = await client.hear()
-    assert heard.index(b'"path":"/"') < heard.index(ANSWER + b"this")
+    assert heard.index(b"4\r\nthis\r\n4\r\nthis\r\n0\r\n\r\n") < heard.index(b'"path":"/"')
+    assert heard.index(b'"path":"/"') < heard.index(b'"path":"/v1/chat/completions"')
 
 
-async def test_a_client_that_has_left_is_sent_nothing() -> None:
+async def test_a_chat_behind_another_answer_waits_for_its_turn() -> None:
+    async with serving(idle="1s") as site, talking(site) as client:
+        await client.say(GET + b"\r\n" + chat(b"this"))
+        heard = await client.hear()
+    assert heard.index(b'"path":"/"') < heard.index(b'"body":4')
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"expect": "100-continue"},
+        {"content_encoding": "gzip"},
+        {"sec_fetch_site": "cross-site"},
+        {"x_refused": "yes"},
+        {"content_length": str(LARGEST_BODY + 1)},
+    ],
+)
+async def test_an_unusual_chat_goes_the_way_of_all_other_requests(headers: dict[str, str]) -> None:
+    async with serving(idle="1s", request="20s") as site, talking(site) as client:
+        said = chat(b"this", **headers)
+        if "content_length" in headers:
+            said = said.replace(b"Content-Length: 4\r\n", b"") + b"a" * (LARGEST_BODY - 3)
+        await client.say(said)
+        assert b'"path":"/v1/chat/completions"' in await client.hear()
+
+
+async def test_a_chat_in_pieces_goes_out_in_chunks_and_keeps_the_connection() -> None:
+    async with serving() as site, talking(site) as client:
+        await client.say(chat(b"this", x_pieces="3"))
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        assert head == b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        assert await client.reader.readuntil(b"0\r\n\r\n") == b"4\r\nthis\r\n" * 3 + b"0\r\n\r\n"
+        await client.say(chat(b"that"))
+        assert await client.reader.readuntil(b"that") == ANSWER + b"that"
+
+
+async def test_a_chat_whose_client_leaves_is_cancelled_at_once() -> None:
     async with serving() as site:
         async with talking(site) as client:
-            await client.say(WHOLE_POST)
+            await client.say(chat(b"this", x_pieces="never"))
             await until(lambda: site.serving == 1)
         await until(lambda: site.serving == 0)
         assert not site.connections
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_behind() -> None:
+    async with serving() as site:
+        async with talking(site) as client:
+            await client.say(CHAT + b"th")
+            await until(lambda: len(site.connections) == 1)
+        await until(lambda: not site.connections)
+        assert site.serving == 0
+
+
+async def test_a_client_of_a_chat_that_does_not_read_is_given_up() -> None:
+    async with serving() as site, talking(site) as client:
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await client.say(chat(b"this", x_pieces="100000000"))
+        await until(lambda: site.serving == 1)
+        await until(lambda: not site.serving and not site.connections)
+
+
+async def test_a_bug_is_told_before_an_answer_and_cuts_one_that_has_begun(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as site, talking(site) as client:
+        await client.say(chat(b"this", x_pieces="bug"))
+        assert b'"code":"internal_error"' in await client.reader.readuntil(b"}}")
+        await client.say(chat(b"this", x_pieces="-2"))
+        heard = await client.hear()
+    assert heard.endswith(b"4\r\nthis\r\n" * 2)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
 
 
 async def test_an_idle_connection_is_closed_in_silence() -> None:

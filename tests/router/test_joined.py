@@ -40,6 +40,6 @@ async def test_a_head_goes_out_with_what_follows_and_nothing_to_who_has_gone() -
         await ours.lost.wait()
         joined.write(b"more")
         joined.write(HEAD)
-        joined.write_whole(b"and more")
+        joined.write_now(b"and more")
         assert await answers.read() == b""
         requests.close()

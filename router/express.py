@@ -1,0 +1,125 @@
+"""A chat request from its last byte in to its answer's last byte out, past ASGI.
+
+Nearly every request is one of these, and a scope, an event and a message for each step of it cost as much as deciding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from router.errors import BUG
+from router.served import Served, told
+
+if TYPE_CHECKING:
+    from router.guard import Guarded
+
+log = logging.getLogger(__name__)
+
+PATH: Final = b"/v1/chat/completions"
+
+LARGEST_BODY: Final = 1024 * 1024
+"""Bytes of a body that is taken this way."""
+
+_UNUSUAL: Final = frozenset(
+    {b"content-encoding", b"expect", b"sec-fetch-site", b"transfer-encoding", b"upgrade", b"http2-settings"}
+)
+"""Headers that want more than this: a request with one of them goes the way of all others."""
+
+Chat: TypeAlias = "Callable[[Express], Awaitable[None]]"
+"""What answers such a request."""
+
+Admit: TypeAlias = "Callable[[Mapping[bytes, bytes]], Chat | None]"
+"""What an application has as ``admit``: asked with the headers, before there is a body. None sends it the other way."""
+
+
+def fits(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a chat request with these headers can go this way."""
+    length = headers.get(b"content-length", b"")
+    return length.isdigit() and len(length) < 8 and int(length) <= LARGEST_BODY and headers.keys().isdisjoint(_UNUSUAL)
+
+
+class Express:
+    """One such request, and the client's side of it; it stands where uvicorn has a request's cycle.
+
+    ``headers`` are by lower-case name. A client that hangs up cancels the work.
+    """
+
+    __slots__ = (
+        "_chat", "_gone", "_guard", "_task", "body", "headers", "keep_alive", "response_complete", "response_started",
+    )  # fmt: skip
+
+    def __init__(self, guard: Guarded, chat: Chat, headers: Mapping[bytes, bytes], keep_alive: bool) -> None:
+        self._guard, self._chat = guard, chat
+        self._task: asyncio.Task[None] | None = None
+        self._gone = False
+        self.headers = headers
+        self.body = b""
+        self.keep_alive = keep_alive
+        self.response_started = self.response_complete = False
+
+    def start(self) -> None:
+        """Have it answered: its body is whole."""
+        guard = self._guard
+        self._task = task = guard.loop.create_task(self._run())
+        guard.tasks.add(task)
+        task.add_done_callback(guard.tasks.discard)
+
+    def hang_up(self) -> None:
+        """The client has gone."""
+        self._gone = True
+        if self._task is not None and not self.response_complete:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            await self._chat(self)
+        except asyncio.CancelledError:
+            if not self._lost():
+                await self._fail()
+                raise
+        except Exception as error:
+            log.error("unexpected error", exc_info=error)
+            await self._fail()
+        finally:
+            self._task = None  # it holds us too, and circles wait for the collector
+
+    def _lost(self) -> bool:
+        """Whether the client's hang-up, and nothing else, is what cancelled the task."""
+        return self._gone and self._task is not None and self._task.uncancel() == 0
+
+    async def _fail(self) -> None:
+        if self.response_started:
+            self._guard.transport.close()
+        else:
+            await self.deliver(told(BUG))
+
+    async def deliver(self, served: Served) -> None:
+        """Send an answer, whole or as it comes."""
+        self.response_started = True
+        guard, body = self._guard, served.body
+        flow, send = guard.flow, guard.transport.write_now
+        lines = b"".join([b"%b: %b\r\n" % header for header in (*guard.server_state.default_headers, *served.headers)])
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        head = b"%b%b%b" % (STATUS_LINE[served.status], lines, close)
+        if flow.write_paused:
+            await flow.drain()
+        if isinstance(body, bytes):
+            data = b"%b\r\n%b" % (head, body)
+        else:
+            data = b"%btransfer-encoding: chunked\r\n\r\n" % head
+            async for chunk in body:
+                send(b"%b%x\r\n%b\r\n" % (data, len(chunk), chunk))
+                data = b""
+                if flow.write_paused:
+                    await flow.drain()
+            data += b"0\r\n\r\n"
+        self.response_complete = True
+        send(data)
+        if not self.keep_alive:
+            guard.transport.close()
+        guard.on_response_complete()
