@@ -25,34 +25,39 @@ def served_headers(
 
     ``attempts`` counts those that have ended; the one that is still streaming is added.
     """
-    headers = [(b"x-tierwise-request-id", request_id.encode()), (b"x-tierwise-tier", _name(decision.tier))]
-    if answer is not None:
-        step, begun = answer.step, answer.whole is None
-        headers[1:] = [
-            (b"x-tierwise-tier", _name(step.tier)),
-            (b"x-tierwise-backend", _name(step.backend)),
-            (b"x-tierwise-model", _name(answer.model)),
-        ]
-        attempts += begun
-    headers += [
-        (b"x-tierwise-reason", printable("; ".join(decision.reasons)[:_LONGEST_REASON])),
+    if answer is None:
+        named = _named(decision.tier, "", "", decision.reasons)
+    else:
+        named = _named(answer.step.tier, answer.step.backend, answer.model, decision.reasons)
+        attempts += answer.whole is None
+    headers = [
+        (b"x-tierwise-request-id", request_id.encode()),
+        *named,
         (b"x-tierwise-attempts", b"%d" % attempts),
         (b"x-tierwise-classify-ms", b"%.2f" % classify_ms),
         (b"x-tierwise-overhead-ms", b"%.2f" % overhead_ms),
     ]
     if signals is not None:
-        headers.append((b"x-tierwise-domain", _name(signals.domain)))
+        if signals.domain:
+            headers.append((b"x-tierwise-domain", printable(signals.domain)))
         if signals.complexity is not None:
             headers.append((b"x-tierwise-complexity", b"%.2f" % signals.complexity))
     for name, nanos in zip((b"x-tierwise-cost-usd", b"x-tierwise-baseline-usd"), costs or (), strict=False):
         if nanos is not None:
             headers.append((name, b"%d.%09d" % divmod(nanos, NANOS_PER_USD)))
-    return [header for header in headers if header[1]]
+    return headers
 
 
 @lru_cache(1024)
-def _name(value: str) -> bytes:
-    return printable(value)
+def _named(tier: str, backend: str, model: str, reasons: tuple[str, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """What many answers have in common; nothing is said of what has no name."""
+    told = {
+        b"x-tierwise-tier": tier,
+        b"x-tierwise-backend": backend,
+        b"x-tierwise-model": model,
+        b"x-tierwise-reason": "; ".join(reasons)[:_LONGEST_REASON],
+    }
+    return tuple([(name, printable(value)) for name, value in told.items() if value])
 
 
 def printable(value: str) -> bytes:

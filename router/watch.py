@@ -67,7 +67,7 @@ class Watch:
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Wait for the backend. Raises `UpstreamError` of kind ``timeout`` when the phase's time is up."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._wheel.loop)
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         try:

@@ -22,10 +22,10 @@ class Wheel:
     A deadline costs two entries in a set; a timer of its own would cost the loop some ten times that.
     """
 
-    __slots__ = ("_loop", "_slots", "_turned", "_turning")
+    __slots__ = ("_slots", "_turned", "_turning", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._slots: dict[int, set[Due]] = {}
         self._turned = 0
         self._turning = False
@@ -34,8 +34,8 @@ class Wheel:
         """Have ``due`` look once at a moment, never before it; returns the slot that it is in."""
         if not self._turning:
             self._turning = True
-            self._turned = int(self._loop.time() / TICK)
-            self._loop.call_later(TICK, self._turn)
+            self._turned = int(self.loop.time() / TICK)
+            self.loop.call_later(TICK, self._turn)
         place = max(int(at / TICK), self._turned) + 1
         slot = self._slots.get(place)
         if slot is None:
@@ -53,11 +53,11 @@ class Wheel:
                 del self._slots[place]
 
     def _turn(self) -> None:
-        time = self._loop.time()
+        time = self.loop.time()
         while self._turned < int(time / TICK):
             self._turned += 1
             for due in self._slots.pop(self._turned, ()):
                 due.look(time)
         self._turning = bool(self._slots)
         if self._turning:
-            self._loop.call_later(TICK, self._turn)
+            self.loop.call_later(TICK, self._turn)

@@ -57,7 +57,7 @@ class Incoming:
                 return b""
             if self._error is not None:
                 raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._connection.loop.create_future()
             await self._waiter
         pieces, self.pieces = self.pieces, []
         if self.size > _HIGH // 2 and not self.complete:
@@ -74,7 +74,7 @@ class Incoming:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._connection.loop.create_future()
             await self._waiter
 
     def close(self) -> None:
@@ -98,11 +98,12 @@ class Incoming:
 class Connection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
-    ``on_idle`` is told when it can carry another, ``on_lost`` when it is no more.
+    ``on_idle`` is told when it can carry another, ``on_lost`` when it is no more. ``loop`` is that on which it is made.
     """
 
     def __init__(self, on_idle: Callable[[Connection], None], on_lost: Callable[[Connection], None]) -> None:
         self.idle_since = 0.0
+        self.loop = asyncio.get_running_loop()
         self._on_idle, self._on_lost = on_idle, on_lost
         self._transport: asyncio.Transport | None = None
         self._over = False
