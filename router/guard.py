@@ -12,7 +12,6 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
-import httptools
 import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -94,13 +93,7 @@ class Guarded(HttpToolsProtocol):
         """Take what came, unless it gets no request any further."""
         self._answered_at = None
         self._idle_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._refuse(400, "invalid_http", "The request is not HTTP/1.1 as it should be, or asks for more.")
-        except httptools.HttpParserUpgrade:
-            assert self.cycle is not None
-            self.cycle.keep_alive = False
+        super().data_received(data)
         if self._awaits:
             if self._idle_bytes > LARGEST_HEAD:
                 self._refuse(431, "head_too_large", f"The request's head is larger than {LARGEST_HEAD} bytes.")
@@ -203,6 +196,14 @@ class Guarded(HttpToolsProtocol):
         """The client has caught up."""
         self._unread_since = None
         super().resume_writing()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        assert self.cycle is not None
+        self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._refuse(400, "invalid_http", "The request is not HTTP/1.1 as it should be, or asks for more.")
 
     def _await(self, what: Literal["head", "body"]) -> None:
         self._awaits, self._since = what, self.loop.time()
