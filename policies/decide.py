@@ -18,7 +18,7 @@ from policies.conditions import Facts, Verdict
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal, standings
 from policies.money import Price, expected_cost
-from policies.objective import Option, choose, cost_order, doubt, expected_output_tokens, floor, uncertainty
+from policies.objective import Option, choose, cost_order, doubt, expected_output_tokens, floor, steady, uncertainty
 from policies.problems import listing
 from policies.schema import Backend, Budget, Objective, Policy, Rule
 from policies.session import hold, next_session
@@ -205,7 +205,13 @@ def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View)
         return False
     case = _case(loaded, target, features, signals, view)
     refused, pick = _settle(case, target)
-    for other in doubts(loaded.policy, signals):
+    far = _moves(loaded.policy, signals)
+    matters = case.narrowed or case.matched("prefer")
+    if matters or not steady(target.objective or loaded.policy.objective, pick.utilities, far):
+        others = doubts(loaded.policy, signals)
+    else:
+        others = _doubts_of_kind(signals)
+    for other in others:
         doubted = _under(loaded, target, case, other)
         if doubted is case:
             continue
@@ -221,15 +227,24 @@ def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View)
 def doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
     """Give what a better look might say: each prediction at either end of its interval beside the baseline's, every
     other domain that is still likely, and complexity moved both ways."""
-    baseline = signals.success.get(policy.baseline)
-    far = {
-        tier: 0.0 if tier == policy.baseline else uncertainty(success, baseline, signals)
-        for tier, success in signals.success.items()
-    }
-    for sign in (DOUBT, -DOUBT):
+    far = _moves(policy, signals)
+    for sign in (1, -1):
         yield replace(
             signals, success={tier: _moved(success, sign * far[tier]) for tier, success in signals.success.items()}
         )
+    yield from _doubts_of_kind(signals)
+
+
+def _moves(policy: Policy, signals: Signals) -> Mapping[str, float]:
+    """Give how far each prediction may be off beside the baseline's."""
+    baseline = signals.success.get(policy.baseline)
+    return {
+        tier: 0.0 if tier == policy.baseline else DOUBT * uncertainty(success, baseline, signals)
+        for tier, success in signals.success.items()
+    }
+
+
+def _doubts_of_kind(signals: Signals) -> Iterator[Signals]:
     for domain, probability in signals.domain_probs.items():
         if domain != signals.domain and probability >= DOUBTFUL_DOMAIN:
             yield replace(signals, domain=domain)
