@@ -477,3 +477,10 @@ def test_a_second_look_is_wanted_only_where_it_could_flip_the_choice(known: Sign
         {"name": "hard", "when": {"complexity": {"at_least": 0.7}}, "tier": "large"},
     ]
     assert could_flip(a_policy(rules=rules), PLAIN, known, a_view()) is flips
+
+
+def test_a_second_look_is_wanted_where_nobody_might_be_left_to_answer() -> None:
+    none = {"name": "no law", "when": {"domain": "law"}, "exclude": {"tier": list(TIERS)}}
+    known = replace(SURE, domain_probs={"chat": 0.7, "law": 0.3})
+    assert could_flip(a_policy(rules=[none]), PLAIN, known, a_view())
+    assert not could_flip(a_policy(rules=[none]), PLAIN, replace(known, domain_probs={"chat": 1.0}), a_view())
