@@ -84,7 +84,7 @@ class Reservations:
     async def give_back(self) -> None:
         """Give back spare reservations that nobody needed in time. Raises what redis-py raises."""
         now = monotonic()
-        for limited, stock in list(self._stocks.items()):
+        for limited, stock in [(limited, stock) for limited, stock in self._stocks.items() if stock.stale(now)]:
             await self._return(stock, now)
             if stock.idle(now):
                 del self._stocks[limited]

@@ -100,6 +100,11 @@ class Stock:
         left_over, self._left_over = self._left_over, []
         return [spares for spares in left_over if spares.left]
 
+    def stale(self, now: float) -> bool:
+        """Whether there is something to give back, or to forget."""
+        spares = self._spares
+        return now - self._at > 2 * LASTS if spares is None else spares.until < now or bool(self._left_over)
+
     def idle(self, now: float) -> bool:
         """Whether nobody has asked for a while and nothing is left."""
         return self._spares is None and now - self._at > 2 * LASTS
