@@ -38,6 +38,10 @@ _SERVICE_TIERS: Mapping[Literal["batch", "flex", "priority"], str] = {
     "flex": "_flex",
     "priority": "_priority",
 }
+_ALWAYS_SEARCH = re.compile(r"-search-|(?:^|/)sonar")
+_SEARCH_SIZES: Mapping[str, str] = {"openai": "medium", "perplexity": "low"}
+"""The size of context that a search has where none is asked for, by provider (their API references)."""
+
 _ABOVE = re.compile(r"_above_(\d+)k_tokens")
 _CAPABILITIES: Mapping[Capability, str] = {
     "tools": "supports_function_calling",
@@ -65,7 +69,10 @@ def model_facts(model: str) -> ModelFacts | None:
         return None
     supports = (*(name for name, key in _CAPABILITIES.items() if listed.get(key) is True), *_UNLISTED)
     return ModelFacts(
-        _price(listed), _tokens(listed.get("max_input_tokens")), _tokens(listed.get("max_output_tokens")), supports
+        _price(listed, model),
+        _tokens(listed.get("max_input_tokens")),
+        _tokens(listed.get("max_output_tokens")),
+        supports,
     )
 
 
@@ -98,7 +105,7 @@ def _price_map() -> Mapping[str, Mapping[str, Any]]:
     return prices
 
 
-def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
+def _price(listed: Mapping[str, Any], model: str) -> TokenPrice | None:
     """The price, where both input and output have one: half a price would make the other half free."""
     if steps := listed.get("tiered_pricing"):
         return _stepped(steps)
@@ -117,8 +124,18 @@ def _price(listed: Mapping[str, Any]) -> TokenPrice | None:
         **plain,
         above=above,
         service_tiers=tiers,
-        request_usd=_decimal(listed.get("input_cost_per_request")) or Decimal(0),
+        request_usd=_per_request(listed, model),
     )
+
+
+def _per_request(listed: Mapping[str, Any], model: str) -> Decimal:
+    """Dollars for each request, with the one search of a model that makes one whatever it is asked."""
+    size = _SEARCH_SIZES.get(str(listed.get("litellm_provider")))
+    searches = listed.get("search_context_cost_per_query")
+    search = None
+    if size and isinstance(searches, Mapping) and _ALWAYS_SEARCH.search(model):
+        search = _decimal(searches.get(f"search_context_size_{size}"))
+    return (_decimal(listed.get("input_cost_per_request")) or Decimal(0)) + (search or Decimal(0))
 
 
 def _stepped(steps: Sequence[Mapping[str, Any]]) -> TokenPrice | None:

@@ -215,3 +215,30 @@ def test_without_litellm_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> No
     prices._price_map.cache_clear()
     assert prices.model_facts("gpt-4o") is None
     prices._price_map.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "fee"),
+    [
+        ("gpt-9-search-preview", "openai", "0.025"),
+        ("gpt-9", "openai", "0"),
+        ("perplexity/sonar-max", "perplexity", "0.01"),
+        ("else/x-search-y", "else", "0"),
+    ],
+)
+def test_a_model_that_searches_whatever_it_is_asked_has_its_fee_for_each_request(
+    listed: dict[str, Any], model: str, provider: str, fee: str
+) -> None:
+    searches = {f"search_context_size_{size}": usd for size, usd in (("low", 0.01), ("medium", 0.025), ("high", 0.05))}
+    rates = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
+    listed[model] = {**rates, "litellm_provider": provider, "search_context_cost_per_query": searches}
+    price = cost(model)
+    assert price is not None
+    assert price.request_usd == Decimal(fee)
+
+
+def test_the_searching_models_of_the_installed_map_have_a_fee() -> None:
+    for model in ("gpt-4o-search-preview", "perplexity/sonar-pro"):
+        price = cost(model)
+        assert price is not None
+        assert price.request_usd > 0
