@@ -56,6 +56,7 @@ class Process:
         self.socket = folder / "sock"
         self.build = messages.build()
         self.problem: EncoderUnavailable | None = None
+        self.better = threading.Event()
         self.begun: list[threading.Thread] = []
 
     def begin(self) -> int | None:
@@ -78,9 +79,12 @@ class Process:
             raise self.problem
         ready(None, None)
         ready(None, SimpleNamespace(runtime="a test"))
+        self.better.wait(LONG)
+        ready(None, SimpleNamespace(runtime="a better test"))
 
     def join(self) -> None:
         """It ends with its last worker."""
+        self.better.set()
         for thread in self.begun:
             thread.join(LONG)
             assert not thread.is_alive()
@@ -221,6 +225,23 @@ async def test_what_is_there_in_time_counts_though_the_event_loop_was_held_up(pr
         process.classifier.gate.set()
         threading.Event().wait(2 * SHORT)  # the loop is held up beyond the patience, with the answer in the socket
         assert (await asked).artifact == "slow"
+
+
+@pytest.mark.anyio
+async def test_a_better_encoder_is_moved_to_when_it_is_there(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    def made(_: Terms, __: object, full: Any) -> Classifier:
+        used.append(full.runtime)
+        return process.classifier
+
+    monkeypatch.setattr(server, "_classifier", made)
+    async with workers(process, 2) as (looker, other):
+        await looker.look(Features(text="x"), LONG)
+        process.better.set()
+        await holds(lambda: used[-1] == "a better test" and other._looks._runtime == used[-1])
+        await asyncio.gather(*(each.look(Features(text="y"), LONG) for each in (looker, other)))
+    assert used == ["a test", "a better test"]
 
 
 @pytest.mark.anyio

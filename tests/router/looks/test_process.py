@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -144,6 +147,34 @@ async def test_without_an_encoder_it_says_why_and_ends(tmp_path: Path, encoder_c
     async with worker(process) as looker:
         assert "http://127.0.0.1:9" in looker.problem
     await holds(lambda: not lives(process))
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Embeds every text alike, in as many numbers as the artifact expects."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        assert self.headers["authorization"] == "Bearer sk-theirs"
+        rows = [{"index": at, "embedding": [1.0] * 384} for at in range(len(asked["input"]))]
+        body = json.dumps({"data": rows}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.anyio
+async def test_an_embeddings_endpoint_is_asked_by_the_process(tmp_path: Path, encoder_cache: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as endpoint:
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{endpoint.server_port}/v1"
+        settings = EncoderSettings(url, prepare.MINILM.name, "sk-theirs", "auto", 5.0)
+        async with worker(EncoderProcess(tmp_path, encoder_cache, settings)) as looker:
+            assert (await looker.look(from_text("Hello"), LONG)).look == "full"
+        endpoint.shutdown()
 
 
 def children() -> list[int]:
