@@ -69,7 +69,10 @@ class Encoder(Protocol):
 _WORD = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
 """What BERT parts an ASCII text into, before each word by itself is split into pieces."""
 
-_ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
+_FOREIGN = re.compile(r"(?<!\S)(\S*[^\x00-\x7f]\S*)")
+"""A run of characters between white space that are not all ASCII."""
+
+_ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
 """What it reads across words: control characters, which it drops, and the names of its markers."""
 
 
@@ -98,13 +101,25 @@ class WordPieces:
     def pieces(self, text: str, limit: int = MAX_PIECES - 2) -> list[int]:
         """Ids of the text, without markers: all of them, or the first and the last half of ``limit``."""
         text = readable(text)
-        plain = text.isascii() and not _ODD.search(text)
-        ids = self._of_words(text) if plain else self._tokenizer.encode(text, add_special_tokens=False).ids
+        if _ODD.search(text):
+            ids = self._encode(text)
+        elif text.isascii():
+            ids = self._of_words(text)
+        else:
+            ids = [
+                piece
+                for part in _FOREIGN.split(text)
+                for piece in (self._of_words(part) if part.isascii() else self._encode(part))
+            ]
         head, tail = window(len(ids), limit)
         return ids[:head] + ids[len(ids) - tail :]
 
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def _of_words(self, text: str) -> list[int]:
-        """The ids of a plain ASCII text, as the tokenizer gives them, in a tenth of the time: it tracks offsets."""
+        """What `_encode` gives for plain ASCII, in a tenth of the time: the tokenizer keeps track of offsets."""
         known, ids = self._words.token_to_id, []
         for word in _WORD.findall(text.lower()):
             whole = known(word)

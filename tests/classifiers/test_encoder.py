@@ -181,6 +181,8 @@ MARKS = (
     "\x0b",
     "\x1c",
     "\x7f",
+    "\x85",
+    "\u2028",
     "\t\r\n",
     "é",
     "3.14",
@@ -188,7 +190,7 @@ MARKS = (
 )
 
 
-@given(st.lists(st.text(st.characters(codec="ascii")) | st.sampled_from((*MARKS, *PROMPTS))).map("".join))
+@given(st.lists(st.text(st.characters(codec="ascii")) | st.text() | st.sampled_from((*MARKS, *PROMPTS))).map("".join))
 @settings(max_examples=300, deadline=None)
 def test_words_have_the_pieces_that_the_tokenizer_gives_the_text(encoder_cache: Path, text: str) -> None:
     pieces, ours = _tokenizer_of(encoder_cache)
