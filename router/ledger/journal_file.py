@@ -35,6 +35,9 @@ from router.ledger.sums import Packed, merge_all, merge_packed, pack_entries
 log = logging.getLogger(__name__)
 
 _CELLS_PER_BATCH = 2_000
+_MAKING_SECONDS = 300.0
+"""How long others wait while one of them brings an old journal up to date."""
+_BUSY_SECONDS = 10
 _MOST_FEEDBACK = 1_000_000
 
 
@@ -86,7 +89,7 @@ class JournalFile:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, timeout=_MAKING_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             layout.check(self._db, path, create=create)
         except BaseException:
@@ -104,6 +107,7 @@ class JournalFile:
             layout.make(self._db, path)
             self._db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
             self._db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
+        self._db.execute(f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS}")
 
     def close(self) -> None:
         """Close the connection."""

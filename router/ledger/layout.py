@@ -53,7 +53,7 @@ def make(db: sqlite3.Connection, path: Path) -> None:
     for statement in _TABLES.split(";"):
         db.execute(statement)
     if _version(db) == 1:
-        log.info("bringing %s up to version %d; this takes some seconds for a million entries", path, VERSION)
+        log.info("bringing %s up to version %d; this takes about 20 s for a million entries", path, VERSION)
         rows = db.execute(f"{_OLD_BLOCKS} ORDER BY seq, number")
         for seq, some in groupby(rows, key=lambda row: row[0]):
             blocks.put(db, seq, [(at, body) for _, at, _, _, body in some])

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -211,6 +212,18 @@ def test_a_journal_of_version_1_is_read_as_it_is_and_brought_up_by_who_writes(pa
     assert [codec.decode(body).id for body in file.bodies(0, NOON + 99)] == ids[5:]
     assert sums(file).counts["requests"] == 21
     file.close()
+
+
+def test_workers_that_start_together_bring_a_journal_up_once(path: Path) -> None:
+    old_journal(path)
+    with ThreadPoolExecutor(4) as workers:
+        files = list(workers.map(JournalFile, [path] * 4))
+    for number, file in enumerate(files):
+        file.write([Line(entry(f"new{number}", at=NOON + 200 + number))], NOON)
+    assert len(list(files[0].bodies(0, NOON + 300))) == 24
+    assert sums(files[0]).counts["requests"] == 24
+    for file in files:
+        file.close()
 
 
 def test_folding_keeps_every_sum_and_what_may_be_shipped_in_part(path: Path) -> None:
