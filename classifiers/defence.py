@@ -15,6 +15,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+import numpy as np
+
 MOST: Final = 2400
 """Characters of the longest prompt that is taken apart: beside more text a gadget moves little."""
 
@@ -60,11 +62,18 @@ def plain(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     text = _INVISIBLE.sub("", text)
-    if "\n\n\n" in text or "\t" in text or any(4 * character in text for character in set(text)):
+    if "\n\n\n" in text or "\t" in text or _has_run(text):
         text = _RUN.sub(_shorter, text)
     greeting, thanks = _GREETING.match(text), _THANKS.search(text, max(0, len(text) - _FAREWELL))
     bare = text[greeting.end() if greeting else 0 : thanks.start() if thanks else len(text)]
     return bare if len(bare) == len(text) or len(bare.split(None, 3)) > 2 else text
+
+
+def _has_run(text: str) -> bool:
+    """Whether one character stands four times in a row."""
+    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    twice = characters[1:] == characters[:-1]
+    return bool((twice[2:] & twice[1:-1] & twice[:-2]).any())
 
 
 def _shorter(run: re.Match[str]) -> str:

@@ -305,6 +305,8 @@ LEXICAL: Final = (
 """Names of the lexical features, in the order of `lexical`'s columns."""
 
 _WORD: Final = re.compile(r"[^\W_]+")
+_ASCII_WORD: Final = re.compile(r"[A-Za-z0-9]+")
+"""The same in ASCII, sooner found."""
 _OPTION: Final = re.compile(r"^\(?[A-J][.)] +(.*)$", re.MULTILINE)
 _NEGATIONS: Final = frozenset(["not", "except", "never", "none", "least", "incorrect", "false"])
 _NEGATION: Final = re.compile(r"\b(?:not|except|never|none|least|incorrect|false)\b", re.IGNORECASE)
@@ -345,7 +347,8 @@ def lexical(features: Features) -> NDArray[np.float32]:
     """
     text = reading(features)[:MAX_TEXT]
     raw = text.encode("utf-8", "surrogatepass")
-    parts = _Parts(text, raw, _WORD.findall(text), _OPTION.findall(text), _NUMBER.findall(text))
+    words = (_ASCII_WORD if text.isascii() else _WORD).findall(text)
+    parts = _Parts(text, raw, words, _OPTION.findall(text), _NUMBER.findall(text))
     facts = np.array(_shape(parts, features.has_code) + _wording(parts), np.float32)
     return np.minimum(np.maximum(facts, np.float32(-1.0)), np.float32(1.0))
 

@@ -75,8 +75,10 @@ _BY_WORD: Final[dict[str, list[str]]] = {}
 for _code, _words in _STOP_WORDS.items():
     for _word in dict.fromkeys(_words.split()):
         _BY_WORD.setdefault(_word, []).append(_code)
+_VOTES: Final = {word: [(code, 1.0 / len(codes)) for code in codes] for word, codes in _BY_WORD.items()}
 
 _WORD: Final = re.compile(r"[^\W\d_]+")
+_ASCII_WORD: Final = re.compile(r"[a-z]+")
 _MARKS: Final = {
     "de": "ßäöü", "es": "ñ¿¡", "pt": "ãõ", "pl": "łążśćńźę", "tr": "ğşı", "cs": "řěůč", "hu": "őű", "ro": "șță",
     "vi": "ơưđạảấầậắằặẹẻếềệịọỏốồộớờợụủứừựỳỵỷỹ", "fr": "œçêè", "sv": "å", "da": "æø", "no": "æø",
@@ -109,11 +111,9 @@ def detect(text: str) -> str:
 def _latin(sample: str) -> str:
     scores: dict[str, float] = {}
     lowered = sample.lower()
-    for word in _WORD.findall(lowered):
-        codes = _BY_WORD.get(word)
-        if codes:
-            for code in codes:
-                scores[code] = scores.get(code, 0.0) + 1.0 / len(codes)
+    for word in (_ASCII_WORD if lowered.isascii() else _WORD).findall(lowered):
+        for code, vote in _VOTES.get(word, ()):
+            scores[code] = scores.get(code, 0.0) + vote
     if not lowered.isascii():
         for code, marks in _MARKS.items():
             hits = sum(lowered.count(mark) for mark in marks)

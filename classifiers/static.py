@@ -17,7 +17,7 @@ RARITY = 3e-4
 """The a of the SIF weights a / (a + p) of a piece with probability p (Arora et al., 2017)."""
 
 
-ROWS_KEPT = 2048
+ROWS_KEPT = 4096
 """Rows of the table that are kept in memory, 1.5 KiB each: prompts share most of their words."""
 
 AT_ONCE = 64
