@@ -76,7 +76,7 @@ class Looker:
     @property
     def problem(self) -> str:
         """Why there are no second looks; empty while there are."""
-        return "" if self.ready else self.refused or self._looks.problem
+        return "" if self.ready else self.refused or self._looks.problem or _WARMING
 
     async def look(self, features: Features, patience: float) -> Signals:
         """The second look at ``features``, within ``patience`` seconds.

@@ -283,7 +283,8 @@ async def test_answers_wait_for_a_worker_that_is_held_up(process: Process) -> No
 async def test_terms_that_do_not_hold_are_refused_and_said_so(process: Process) -> None:
     async with workers(process) as (looker,):
         refused = looker._looks.take(Terms("folder", "stale", (), {}, "large"))
-        await holds(lambda: refused.problem)
+        assert "warming up" in refused.problem
+        await holds(lambda: refused.refused)
         assert "another artifact" in refused.problem
         with pytest.raises(Away, match="another artifact"):
             await refused.look(Features(text="x"), LONG)

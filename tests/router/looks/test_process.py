@@ -124,7 +124,7 @@ async def test_an_artifact_that_was_replaced_is_refused(process: EncoderProcess,
     async with worker(process) as looker:
         (folder / "manifest.json").write_text("{}")
         refused = looker._looks.take(stale)
-        await holds(lambda: refused.problem != "")
+        await holds(lambda: refused.refused)
         assert not refused.ready
         assert "manifest.json" in refused.problem
         other = looker._looks.take(Terms(str(default_artifact()), "another", TARGETS, {}, "large"))
