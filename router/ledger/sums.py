@@ -20,9 +20,9 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from math import exp, factorial
-from operator import attrgetter
+from operator import attrgetter, or_
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from policies.money import NANOS_PER_USD
@@ -198,26 +198,28 @@ def _bitmap(bits: int) -> bytes:
     return bytes((_BITMAP,)) + bits.to_bytes(450, "little")
 
 
-def merge(first: bytes, second: bytes) -> bytes:
-    """Add two packed sums. Raises `ValueError` when they are not of one kind."""
-    if first[0] != second[0]:
+def merge(first: bytes, *more: bytes) -> bytes:
+    """Add packed sums. Raises `ValueError` when they are not of one kind."""
+    if not more:
+        return first
+    if any(packed[0] != first[0] for packed in more):
         raise ValueError("packed sums of different kinds do not merge")
     if first[0] == _BITMAP:
-        return _bitmap(_bits(first) | _bits(second))
+        return _bitmap(reduce(or_, map(_bits, more), _bits(first)))
     if first[0] == _VECTOR:
-        return pack_vector(a + b for a, b in zip(unpack_vector(first), unpack_vector(second), strict=True))
+        return pack_vector(map(sum, zip(*map(unpack_vector, (first, *more)), strict=True)))
     tally = Tally.unpack(first)
-    tally.merge(Tally.unpack(second))
+    for packed in more:
+        tally.merge(Tally.unpack(packed))
     return tally.pack()
 
 
 def merge_all(sums: Iterable[tuple[int, str, bytes]]) -> dict[tuple[int, str], bytes]:
     """Add up packed sums by hour and field."""
-    merged: dict[tuple[int, str], bytes] = {}
+    alike: dict[tuple[int, str], list[bytes]] = defaultdict(list)
     for hour, name, packed in sums:
-        known = merged.get((hour, name))
-        merged[hour, name] = packed if known is None else merge(known, packed)
-    return merged
+        alike[hour, name].append(packed)
+    return {key: merge(*some) for key, some in alike.items()}
 
 
 def merge_packed(*sums: Packed) -> dict[tuple[int, str], bytes]:

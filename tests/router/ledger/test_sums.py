@@ -28,8 +28,14 @@ from router.ledger.sums import (
 from tests.router.ledger.entries import NOON, entries, entry
 
 
-def _without_draws(packed: Packed) -> Packed:
-    return {key: sums for key, sums in packed.items() if key[1] != SAVING_FIELD}
+def _without_draws(packed: Packed) -> dict[tuple[int, str], object]:
+    """What does not depend on chance; dollars and the rest of them, which are added up apart, as one."""
+    said: dict[tuple[int, str], object] = {key: sums for key, sums in packed.items() if key[1] != SAVING_FIELD}
+    for key in said:
+        if key[1] == SPEND_FIELD:
+            numbers = unpack_vector(packed[key])
+            said[key] = [10**9 * usd + rest for usd, rest in zip(numbers[::2], numbers[1::2], strict=True)]
+    return said
 
 
 def _total(packed: Packed) -> Tally:
