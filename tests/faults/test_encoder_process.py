@@ -158,3 +158,14 @@ def test_a_worker_that_is_killed_leaves_the_others_their_second_looks(proxy: Pro
     os.kill(encoder, signal.SIGKILL)
     eventually(lambda: encoders(proxy))
     eventually(lambda: all(state(proxy)["classifier"] == "full" for _ in range(10)))
+
+
+def test_a_changed_policy_is_agreed_on_with_the_same_process(proxy: Proxy, tmp_path: Path) -> None:
+    before, policy = state(proxy)["policy"], tmp_path / "policy.yaml"
+    (encoder,) = encoders(proxy)
+    policy.write_text(policy.read_text().replace("keep_quality: 0.9", "keep_quality: 0.8"))
+    changed = {"classifier": "full", "classifier_problem": ""}
+    eventually(
+        lambda: all((told := state(proxy))["policy"] != before and told.items() >= changed.items() for _ in range(10))
+    )
+    assert encoders(proxy) == [encoder]
