@@ -98,7 +98,7 @@ class _Uncapped:
     """numpy, but that nothing is clipped."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(np, name) if name != "clip" else lambda values, *_: values
+        return getattr(np, name) if name not in ("minimum", "maximum") else lambda values, *_: values
 
 
 def uncapped(reading: Reading) -> Reading:
