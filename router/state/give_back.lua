@@ -1,9 +1,13 @@
 -- Gives back spare reservations that nobody used (see reserve.lua).
--- KEYS: for each claim a budget and its holds. ARGV: the reservations' id, how many are left, and for each claim
--- `nanos:tokens:requests`.
+-- KEYS: for each claim of each group of them a budget and its holds. ARGV: for each group its id, how many are left, the
+-- number of claims, and for each claim `nanos:tokens:requests`.
 
-for claim = 1, #KEYS / 2 do
-  for n = 1, tonumber(ARGV[2]) do
-    release(KEYS[2 * claim - 1], KEYS[2 * claim], ARGV[1] .. '.' .. n .. ':' .. ARGV[2 + claim])
+local key, at = 1, 1
+while at <= #ARGV do
+  local id, left, claims = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  for claim = 1, claims do
+    for n = 1, left do release(KEYS[key], KEYS[key + 1], id .. '.' .. n .. ':' .. ARGV[at + 2 + claim]) end
+    key = key + 2
   end
+  at = at + 3 + claims
 end

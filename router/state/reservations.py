@@ -2,16 +2,16 @@
 
 While a budget is far from its limit, the store puts spare reservations aside for a proxy that asks often; the requests
 that come next take those and ask nobody. They are held like any other, so a budget is overrun by nobody, and what is
-left of them is given back after two seconds, or when a request of this proxy would be refused for them.
+left of them is given back after some seconds, or when a request of this proxy would be refused for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from time import monotonic, time
 from typing import Any, TypeAlias
@@ -25,6 +25,7 @@ from router.state.turnstile import Turnstile
 RESERVE_SECONDS = 1.0
 """The longest that one request waits for its budgets: an answer that comes late is worth more than an overrun."""
 
+_GIVEN_BACK_AT_ONCE = 200
 ASKED_AGAIN_SECONDS = 5.0
 """The longest until a store that is away has been asked again."""
 
@@ -69,7 +70,7 @@ class Reservations:
             return Grant(tuple(claims), tuple(zip(accounts, members, strict=True)))
         asked = _Asked(request_id, claims, patience, stock, stock.most, stock.wanted(monotonic()))
         answers = await self._asking.join(asked)
-        if any(wait for wait, *_ in answers) and await self._return(stock, inf):
+        if any(wait for wait, *_ in answers) and await self._return([stock], inf):
             answers = await self._asking.join(asked)
         for claim, (_, *left) in zip(claims, answers, strict=True):
             nanos, tokens, requests = (None if amount < 0 else amount for amount in left)
@@ -84,17 +85,20 @@ class Reservations:
     async def give_back(self) -> None:
         """Give back spare reservations that nobody needed in time. Raises what redis-py raises."""
         now = monotonic()
-        for limited, stock in [(limited, stock) for limited, stock in self._stocks.items() if stock.stale(now)]:
-            await self._return(stock, now)
+        stale = {limited: stock for limited, stock in self._stocks.items() if stock.stale(now)}
+        await self._return(stale.values(), now)
+        for limited, stock in stale.items():
             if stock.idle(now):
                 del self._stocks[limited]
 
-    async def _return(self, stock: Stock, by: float) -> bool:
+    async def _return(self, stocks: Iterable[Stock], by: float) -> bool:
         """Give back what is not taken any more by a time; whether there was any."""
-        left_over = stock.left_over(by)
-        for spares in left_over:
-            keys = [key for account in stock.accounts for key in self._keys_of(account)]
-            await self._give_back.run(keys, [spares.id, spares.left, *spares.held])
+        left_over = [(stock.accounts, spares) for stock in stocks for spares in stock.left_over(by)]
+        for start in range(0, len(left_over), _GIVEN_BACK_AT_ONCE):
+            some = left_over[start : start + _GIVEN_BACK_AT_ONCE]
+            keys = [key for accounts, _ in some for account in accounts for key in self._keys_of(account)]
+            told = [(spares.id, spares.left, len(accounts), *spares.held) for accounts, spares in some]
+            await self._give_back.run(keys, [*chain.from_iterable(told)])
         return bool(left_over)
 
     def while_away(self, claims: Sequence[Claim], proxies: int) -> Grant:
@@ -110,8 +114,7 @@ class Reservations:
 
     async def close(self) -> None:
         """Give back all that is spare. Raises what redis-py raises."""
-        for stock in self._stocks.values():
-            await self._return(stock, inf)
+        await self._return(self._stocks.values(), inf)
 
     def forget(self, now: float) -> None:
         """Let go of what was known of windows that have ended."""

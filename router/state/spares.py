@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeAlias
 
-LASTS: Final = 2
+LASTS: Final = 5
 """Seconds for which spare reservations are taken, before what is left of them is given back."""
 
 _MOST = 256
