@@ -51,5 +51,5 @@ class Ratios:
             weight += given * other_given / together
         if not above or not below:
             return None
-        found = max(-log(_WIDEST), min(log(_WIDEST), log(above / below)))
+        found = max(-log(_WIDEST), min(log(_WIDEST), log(above) - log(below)))
         return (weight * found + self._prior * towards) / (weight + self._prior)

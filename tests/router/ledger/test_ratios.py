@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from router.ledger.ratios import Ratios
@@ -58,6 +58,7 @@ def test_little_evidence_is_drawn_towards_what_holds_elsewhere_and_that_towards_
     assert 1.9 < (evidence.ratio("large", "small", "law") or 0) < 2.1, "a domain never seen goes by all the others"
 
 
+@example([("a", "x", 1e-320, 1.0), ("b", "x", 1e6, 1.0)])
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.floats(0, 1e6), st.floats(1, 1e6))))
 def test_ratios_are_positive_bounded_and_inverse(seen: list[tuple[str, str, float, float]]) -> None:
     evidence = Evidence()
