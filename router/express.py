@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.errors import BUG
+from router.haste import HASTE
 from router.served import Served, told
 
 if TYPE_CHECKING:
@@ -50,13 +51,14 @@ class Express:
     """
 
     __slots__ = (
-        "_chat", "_gone", "_guard", "_task", "body", "headers", "keep_alive", "response_complete", "response_started",
+        "_begun", "_chat", "_gone", "_guard", "_task", "body", "headers", "keep_alive",
+        "response_complete", "response_started",
     )  # fmt: skip
 
     def __init__(self, guard: Guarded, chat: Chat, headers: Mapping[bytes, bytes], keep_alive: bool) -> None:
         self._guard, self._chat = guard, chat
         self._task: asyncio.Task[None] | None = None
-        self._gone = False
+        self._begun = self._gone = False
         self.headers = headers
         self.body = b""
         self.keep_alive = keep_alive
@@ -65,9 +67,10 @@ class Express:
     def start(self) -> None:
         """Have it answered: its body is whole."""
         guard = self._guard
+        HASTE.pressing += 1
         self._task = task = guard.loop.create_task(self._run())
         guard.tasks.add(task)
-        task.add_done_callback(guard.tasks.discard)
+        task.add_done_callback(self._ended)
 
     def hang_up(self) -> None:
         """The client has gone."""
@@ -75,7 +78,14 @@ class Express:
         if self._task is not None and not self.response_complete:
             self._task.cancel()
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._guard.tasks.discard(task)
+        if not self._begun:
+            HASTE.pressing -= 1
+
     async def _run(self) -> None:
+        HASTE.pressing -= 1
+        self._begun = True
         try:
             await self._chat(self)
         except asyncio.CancelledError:

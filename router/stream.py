@@ -15,6 +15,7 @@ import orjson
 
 from router import sse
 from router.errors import UpstreamError, client_status, in_body, shape
+from router.haste import HASTE
 from router.lane import Flight
 from router.usage import Look, Said, look, plain, usage_in
 
@@ -126,6 +127,8 @@ class Stream:
         while not self._out:
             if self._ended:
                 raise StopAsyncIteration
+            if HASTE.pressing:
+                await HASTE.give_way()
             self._read_on()
             if self._out:
                 break
@@ -136,6 +139,8 @@ class Stream:
                 raise StopAsyncIteration
             try:
                 data = await self._more()
+                if HASTE.pressing:
+                    await HASTE.give_way()
             except UpstreamError as error:
                 self._failure = None if self._unfinished <= 0 and not self._any_event else error
                 data = None

@@ -12,6 +12,8 @@ from typing import Final, cast
 
 import httptools
 
+from router.haste import HASTE
+
 LARGEST_HEAD: Final = 64 * 1024
 """The most bytes of status line and headers."""
 
@@ -35,7 +37,9 @@ class Incoming:
     ``pieces`` of it, of ``size`` bytes together, wait to be read.
     """
 
-    __slots__ = ("_connection", "_error", "_waiter", "complete", "headers", "pieces", "size", "status")
+    __slots__ = (
+        "_begins", "_connection", "_error", "_presses", "_waiter", "complete", "headers", "pieces", "size", "status",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
@@ -43,6 +47,7 @@ class Incoming:
         self.complete = False
         self._connection = connection
         self._error: Exception | None = None
+        self._begins, self._presses = False, 0
         self.pieces: list[bytes] = []
         self.size = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -74,8 +79,12 @@ class Incoming:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
+            self._waiter, self._begins = self._connection.loop.create_future(), True
+            try:
+                await self._waiter
+            finally:
+                HASTE.pressing -= self._presses
+                self._begins, self._presses = False, 0
 
     def close(self) -> None:
         """Drop the connection, unless the response is complete."""
@@ -93,6 +102,9 @@ class Incoming:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+            if self._begins:
+                self._presses = 1
+                HASTE.pressing += 1
 
 
 class Connection(asyncio.Protocol):

@@ -17,6 +17,7 @@ import uvicorn
 from policies.schema import Limits
 from router.express import LARGEST_BODY, Chat, Express
 from router.guard import Guarded
+from router.haste import HASTE
 from router.served import Served
 
 pytestmark = pytest.mark.anyio
@@ -122,6 +123,7 @@ async def serving(**bounds: Any) -> AsyncIterator[Site]:
     finally:
         server.should_exit = server.force_exit = True
         await task
+        assert HASTE.pressing == 0
 
 
 class Talk:
