@@ -96,7 +96,7 @@ class Express:
             log.error("unexpected error", exc_info=error)
             await self._fail()
         finally:
-            self._task = None  # it holds us too, and circles wait for the collector
+            self._task, self.body = None, b""  # the task holds us too; the connection does, until its next request
 
     def _lost(self) -> bool:
         """Whether the client's hang-up, and nothing else, is what cancelled the task."""
