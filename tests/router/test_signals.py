@@ -79,7 +79,7 @@ async def test_a_sure_first_look_decides_alone(loaded: Loaded) -> None:
 
 @pytest.mark.anyio
 async def test_a_doubtful_first_look_asks_for_the_second(loaded: Loaded) -> None:
-    classifier = Looks(lambda: signals(0.87, 0.08), lambda: signals(0.95, 0.01, "full"))
+    classifier = Looks(lambda: signals(0.88, 0.05), lambda: signals(0.95, 0.01, "full"))
     assert (await read(loaded, classifier)).look == "full"
 
 
@@ -97,7 +97,7 @@ async def test_a_second_look_that_is_not_had_is_recorded_and_counted_and_the_fir
     loaded: Loaded, error: Exception, outcome: str, why: str
 ) -> None:
     told: list[str] = []
-    found = await read(loaded, Looks(lambda: signals(0.87, 0.08), partial(fails, error)), told)
+    found = await read(loaded, Looks(lambda: signals(0.88, 0.05), partial(fails, error)), told)
     assert told == [outcome]
     assert found.look == "static"
     decision = decide(loaded, Features(), found, a_view())
@@ -109,7 +109,7 @@ async def test_a_second_look_that_is_not_had_is_recorded_and_counted_and_the_fir
 async def test_a_deadline_of_nothing_asks_for_no_second_look() -> None:
     loaded = load(POLICY.replace("30s", "0s"), file="policy.yaml", environ={})
     told: list[str] = []
-    assert not (await read(loaded, Looks(lambda: signals(0.87, 0.08), fails), told)).missing
+    assert not (await read(loaded, Looks(lambda: signals(0.88, 0.05), fails), told)).missing
     assert told == ["sure"]
 
 
@@ -128,7 +128,7 @@ def test_what_is_on_offer_is_said() -> None:
 
 @pytest.mark.anyio
 async def test_a_broken_second_look_leaves_the_first(loaded: Loaded) -> None:
-    found = await read(loaded, Looks(lambda: signals(0.87, 0.08), fails))
+    found = await read(loaded, Looks(lambda: signals(0.88, 0.05), fails))
     assert "the second look failed" in found.missing
 
 
