@@ -29,13 +29,22 @@ def put(db: sqlite3.Connection, seq: int, some: Sequence[tuple[float, bytes]]) -
 
 
 def unpack(block: bytes) -> list[bytes]:
-    """The entries of a block. An entry by itself, as journals of version 1 have it, is one too."""
-    return (block if block.startswith(b"{") else zlib.decompress(block)).split(b"\n")
+    """The entries of a block. An entry by itself, as journals of version 1 have it, is one too.
+
+    Raises `sqlite3.DatabaseError` for one that is damaged.
+    """
+    try:
+        return (block if block.startswith(b"{") else zlib.decompress(block)).split(b"\n")
+    except zlib.error as error:
+        raise sqlite3.DatabaseError(f"a block of entries is damaged: {error}") from error
 
 
 def facts(body: bytes) -> dict[str, Any]:
-    """An entry's fields, undecoded: enough to see its ``id`` and ``at``."""
-    fields: dict[str, Any] = orjson.loads(body)
+    """An entry's fields, undecoded: enough to see its ``id`` and ``at``. Raises `sqlite3.DatabaseError`."""
+    try:
+        fields: dict[str, Any] = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise sqlite3.DatabaseError(f"an entry is damaged: {error}") from error
     return fields
 
 

@@ -232,17 +232,25 @@ class JournalFile:
 
     def _newest(self, span: tuple[int, int], most: int) -> list[bytes]:
         newest: list[bytes] = []
-        rows = self._db.execute("SELECT bodies FROM blocks WHERE seq > ? AND seq <= ? ORDER BY seq DESC", span)
-        for (block,) in rows:
-            newest[:0] = blocks.unpack(block)[len(newest) - most :]
+        rows = self._db.execute("SELECT seq, bodies FROM blocks WHERE seq > ? AND seq <= ? ORDER BY seq DESC", span)
+        for seq, block in rows:
+            newest[:0] = self._readable(seq, block)[len(newest) - most :]
             if len(newest) >= most:
                 break
         return newest
 
+    def _readable(self, seq: int, block: bytes) -> list[bytes]:
+        """A commit's entries; none, said in the log, where the disk damaged them: what comes after them is shipped."""
+        try:
+            return blocks.unpack(block)
+        except sqlite3.DatabaseError as error:
+            log.error("the entries of commit %d in %s cannot be read (%s); its sums can", seq, self.path, error)
+            return []
+
     def _recounted(self, applied: int, last: int) -> dict[tuple[int, str], bytes]:
         """The sums of a span that begins within folded commits, from its entries."""
-        rows = self._db.execute("SELECT bodies FROM blocks WHERE seq > ? AND seq <= ?", (applied, last))
-        entries = [codec.decode(body) for (block,) in rows for body in blocks.unpack(block)]
+        rows = self._db.execute("SELECT seq, bodies FROM blocks WHERE seq > ? AND seq <= ?", (applied, last))
+        entries = [codec.decode(body) for row in rows for body in self._readable(*row)]
         log.error(
             "the store went back to commit %d, within folded sums: %d entries after it are counted again from %s; "
             "budgets and GPU time of that span, and entries older than it keeps, are not",
@@ -312,7 +320,9 @@ class JournalFile:
         newest = f"SELECT coalesce(max(number), 0) - {_MOST_FEEDBACK} FROM feedback"
         with self._transaction():
             self._db.execute(f"DELETE FROM feedback WHERE at < ? OR number <= ({newest})", (since,))
-        gone = self._delete("seq IN (SELECT seq FROM blocks WHERE until < ? LIMIT 1000)", since) + self._trim(since)
+        gone = self._trim(since)
+        while deleted := self._delete("seq IN (SELECT seq FROM blocks WHERE until < ? LIMIT 1000)", since):
+            gone += deleted
         while self._used_bytes() > most_bytes:
             deleted = self._delete("seq IN (SELECT seq FROM blocks ORDER BY seq LIMIT ?)", 4)
             if not deleted:
@@ -333,8 +343,10 @@ class JournalFile:
         gone = 0
         rows = self._db.execute("SELECT seq, bodies FROM blocks WHERE since < ?1 AND until >= ?1", (since,)).fetchall()
         for seq, block in rows:
-            bodies = blocks.unpack(block)
+            bodies = self._readable(seq, block)
             kept = [(at, body) for body in bodies if (at := blocks.facts(body)["at"]) >= since]
+            if not kept:
+                continue  # it is damaged, and goes when all of it is old
             with self._transaction():
                 blocks.put(self._db, seq, kept)
             gone += len(bodies) - len(kept)

@@ -147,7 +147,7 @@ def _opened(path: Path) -> Iterator[JournalFile]:
     try:
         yield file
     except sqlite3.Error as error:
-        raise NoSource(f"{path} is not a journal: {error}") from error
+        raise NoSource(f"{path} cannot be read as a journal: {error}") from error
     finally:
         file.close()
 

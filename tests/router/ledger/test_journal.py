@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +15,15 @@ from threading import Semaphore
 import pytest
 
 from policies.values import Features
-from router.ledger import codec
+from router.ledger import blocks, codec
 from router.ledger import journal as journal_module
+from router.ledger.feedback import FeedbackError
 from router.ledger.journal import COMMIT_WINDOW, Journal
 from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.judgements import judged
 from router.ledger.meter import Reading
 from router.ledger.sums import Tally, held, merge_all, pack_entries, seconds_held
+from router.reports.sources import JournalSource, NoSource
 from tests.contracts.stores_servers import wait_for
 from tests.router.ledger.entries import NOON, entry
 
@@ -245,6 +247,32 @@ def test_folding_keeps_every_sum_and_what_may_be_shipped_in_part(path: Path) -> 
     file.close()
 
 
+@pytest.mark.parametrize("damage", [lambda block: block[:-9], lambda block: b"?" * len(block)], ids=["cut", "other"])
+def test_a_damaged_block_is_said_and_keeps_nothing_else_from_going_on(
+    path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = JournalFile(path)
+    for seq in range(1, 4):
+        file.write([Line(entry(f"{seq}.{i}", at=NOON + 60 * i, cost=seq)) for i in range(2)], NOON)
+    db = sqlite3.connect(path)
+    db.create_function("damage", 1, damage)
+    db.execute("UPDATE blocks SET bodies = damage(bodies) WHERE seq = 2")
+    db.commit()
+    db.close()
+    batch = after(file, 0)
+    assert [codec.decode(body).id for body in batch.recent] == ["1.0", "1.1", "3.0", "3.1"]
+    assert merge_all(batch.sums) == merge_all(file.packed(0, 2**40))
+    assert "commit 2" in caplog.text
+    assert file.retain(NOON + 30, 2**40) == 2
+    with pytest.raises(sqlite3.DatabaseError, match="damaged"):
+        list(file.bodies(0, NOON + 3600))
+    with pytest.raises(FeedbackError, match="damaged"):
+        list(judged([path]))
+    with pytest.raises(NoSource, match="damaged"):
+        list(JournalSource(path).bodies(0, NOON + 3600))
+    file.close()
+
+
 def test_chapters_are_numbered_and_folded_each_for_itself(path: Path) -> None:
     file = JournalFile(path)
     file.begin_chapter()
@@ -299,6 +327,21 @@ def test_old_entries_leave_and_their_sums_stay(path: Path) -> None:
     assert file.retain(NOON + 30, 2**40) == 1
     assert [codec.decode(body).id for body in file.bodies(0, NOON + 3600)] == ["new"]
     assert sums(file) == before
+    file.close()
+
+
+def test_old_entries_leave_however_many_commits_they_came_in(path: Path) -> None:
+    """A busy proxy makes more than a thousand commits a minute, which is how often this is called."""
+    file = JournalFile(path)
+    db = sqlite3.connect(path)
+    db.executemany(
+        "INSERT INTO blocks VALUES (?,?,?,?,?)",
+        [(seq, NOON, NOON, 1, blocks.pack([codec.encode(entry(f"r{seq}", at=NOON))])) for seq in range(1, 2_501)],
+    )
+    db.commit()
+    db.close()
+    assert file.retain(NOON + 30, 2**40) == 2_500
+    assert list(file.bodies(0, NOON + 3600)) == []
     file.close()
 
 
