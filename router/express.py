@@ -51,7 +51,7 @@ class Express:
     """
 
     __slots__ = (
-        "_begun", "_chat", "_gone", "_guard", "_task", "body", "headers", "keep_alive",
+        "_begun", "_chat", "_gone", "_guard", "_more", "_task", "body", "headers", "keep_alive",
         "response_complete", "response_started",
     )  # fmt: skip
 
@@ -61,12 +61,22 @@ class Express:
         self._begun = self._gone = False
         self.headers = headers
         self.body = b""
+        self._more = bytearray()
         self.keep_alive = keep_alive
         self.response_started = self.response_complete = False
+
+    def add(self, piece: bytes) -> None:
+        """Take a piece of its body; each of many would have all before it copied if they were joined at once."""
+        if self.body:
+            self._more += piece
+        else:
+            self.body = piece
 
     def start(self) -> None:
         """Have it answered: its body is whole."""
         guard = self._guard
+        if self._more:
+            self.body, self._more = b"".join((self.body, self._more)), bytearray()
         HASTE.pressing += 1
         self._task = task = guard.loop.create_task(self._run())
         guard.tasks.add(task)

@@ -159,7 +159,7 @@ class Guarded(HttpToolsProtocol):
         """A piece of a body."""
         self._idle_bytes = 0
         if self._taken is not None:
-            self._taken.body += body
+            self._taken.add(body)
         else:
             super().on_body(body)
 

@@ -350,6 +350,19 @@ async def test_a_chat_in_pieces_goes_out_in_chunks_and_keeps_the_connection() ->
         assert await client.reader.readuntil(b"that") == ANSWER + b"that"
 
 
+@pytest.mark.parametrize("size", [1, 50, 1460])
+async def test_a_chat_whose_body_comes_in_many_pieces_is_whole(size: int) -> None:
+    body = bytes(range(256)) * 40
+    head = CHAT.replace(b"Content-Length: 4", b"Content-Length: %d" % len(body))
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    express = Express(None, None, {}, True)  # type: ignore[arg-type]
+    assert all(express.add(piece) is None and express.body == pieces[0] for piece in pieces)
+    async with serving(request="20s") as site, talking(site) as client:
+        await client.say(head, *pieces[:200], b"".join(pieces[200:]))
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+        assert await client.reader.readexactly(len(body)) == body
+
+
 async def test_a_chat_whose_client_leaves_is_cancelled_at_once() -> None:
     async with serving() as site:
         async with talking(site) as client:
