@@ -39,6 +39,7 @@ _MAKING_SECONDS = 300.0
 """How long others wait while one of them brings an old journal up to date."""
 _BUSY_SECONDS = 10
 _MOST_FEEDBACK = 1_000_000
+_TRIMMED_TOGETHER = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,16 +342,19 @@ class JournalFile:
     def _trim(self, since: float) -> int:
         """Delete entries from before a Unix time out of blocks that have later ones too; returns how many went."""
         gone = 0
-        rows = self._db.execute("SELECT seq, bodies FROM blocks WHERE since < ?1 AND until >= ?1", (since,)).fetchall()
-        for seq, block in rows:
-            bodies = self._readable(seq, block)
-            kept = [(at, body) for body in bodies if (at := blocks.facts(body)["at"]) >= since]
-            if not kept:
-                continue  # it is damaged, and goes when all of it is old
+        seqs = self._db.execute("SELECT seq FROM blocks WHERE since < ?1 AND until >= ?1", (since,)).fetchall()
+        for start in range(0, len(seqs), _TRIMMED_TOGETHER):
             with self._transaction():
-                blocks.put(self._db, seq, kept)
-            gone += len(bodies) - len(kept)
+                gone += sum(self._trim_block(seq, since) for (seq,) in seqs[start : start + _TRIMMED_TOGETHER])
         return gone
+
+    def _trim_block(self, seq: int, since: float) -> int:
+        ((block,),) = self._db.execute("SELECT bodies FROM blocks WHERE seq = ?", (seq,)).fetchall()
+        bodies = self._readable(seq, block)
+        kept = [(at, body) for body in bodies if (at := blocks.facts(body)["at"]) >= since]
+        if kept:  # else it is damaged, and goes when all of it is old
+            blocks.put(self._db, seq, kept)
+        return len(bodies) - len(kept)
 
     def _used_bytes(self) -> int:
         pages, free, size = (

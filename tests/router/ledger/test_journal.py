@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -342,6 +343,33 @@ def test_old_entries_leave_however_many_commits_they_came_in(path: Path) -> None
     db.close()
     assert file.retain(NOON + 30, 2**40) == 2_500
     assert list(file.bodies(0, NOON + 3600)) == []
+    file.close()
+
+
+def test_commits_that_are_old_in_part_are_not_all_held_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where answers take half a minute, any moment lies within many commits, and each would be synced alone."""
+    file = JournalFile(path)
+    for start in range(0, 3_000, 20):
+        lines = [Line(entry(f"r{start + i}", at=NOON + 60 * (i % 2), features=bulky())) for i in range(20)]
+        file.write(lines, NOON)
+    begun = 0
+    transaction = file._transaction
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        nonlocal begun
+        begun += 1
+        with transaction():
+            yield
+
+    monkeypatch.setattr(file, "_transaction", counted)
+    tracemalloc.start()
+    assert file.retain(NOON + 30, 2**40) == 1_500
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(list(file.bodies(0, NOON + 3600))) == 1_500
+    assert peak < 2_000_000, "they are 6 MB together"
+    assert begun < 10
     file.close()
 
 
