@@ -13,7 +13,7 @@
 -- A budget is a hash: `spent` (a vector of dollars, nano-dollars, tokens, requests; see router/ledger/sums.py) and what is
 -- held. Its holds are a sorted set of `reservation:nanos:tokens:requests` by the time when they expire; spare reservations
 -- are those of the request's id with `.1`, `.2`, … They are put aside only while all that is held is no more than MOST_HELD
--- of what is not spent.
+-- of what is not spent. What is asked twice, because its answer was lost (a cluster's client does), is held once.
 
 local time = redis.call('TIME')
 local now = tonumber(time[1])
@@ -116,15 +116,15 @@ end
 
 local function put_aside(id, count, expires, budget, holds, verdict, at)
   local held, members = {}, {}
-  for kind = 1, 3 do
-    held[kind] = string.format('%.0f', count * tonumber(ARGV[at + 9 + kind]))
-    if verdict[1 + kind] >= 0 then verdict[1 + kind] = verdict[1 + kind] - tonumber(held[kind]) end
-  end
   for n = 1, count do
     members[2 * n - 1] = expires
     members[2 * n] = table.concat({id .. '.' .. n, ARGV[at + 10], ARGV[at + 11], ARGV[at + 12]}, ':')
   end
-  redis.call('ZADD', holds, unpack(members))
+  local added = redis.call('ZADD', holds, unpack(members))
+  for kind = 1, 3 do
+    held[kind] = string.format('%.0f', added * tonumber(ARGV[at + 9 + kind]))
+    if verdict[1 + kind] >= 0 then verdict[1 + kind] = verdict[1 + kind] - tonumber(held[kind]) end
+  end
   hold(budget, held[1], held[2], held[3])
 end
 
@@ -141,8 +141,8 @@ local function take(id, patience, wanted, kept_aside, claims, key, at)
   for claim = 1, granted and claims or 0 do
     local budget, holds, from = KEYS[places[claim]], KEYS[places[claim] + 1], at + CLAIM_ARGS * (claim - 1)
     local nanos, tokens, requests = ARGV[from + 7], ARGV[from + 8], ARGV[from + 9]
-    hold(budget, nanos, tokens, requests)
-    redis.call('ZADD', holds, now + patience, table.concat({id, nanos, tokens, requests}, ':'))
+    local member = table.concat({id, nanos, tokens, requests}, ':')
+    if redis.call('ZADD', holds, now + patience, member) == 1 then hold(budget, nanos, tokens, requests) end
     redis.call('EXPIRE', budget, ARGV[from])
     redis.call('EXPIRE', holds, ARGV[from])
     for kind = 1, 3 do

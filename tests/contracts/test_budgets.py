@@ -147,6 +147,24 @@ async def test_apart_from_the_store_proxies_share_what_was_left(url: str, store:
     await other.aclose()
 
 
+async def test_what_is_asked_again_because_its_answer_was_lost_is_held_once(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster's client does when a connection breaks. Held twice and given back once, it is held for good."""
+    ask = store._reservations._script.run
+
+    async def lost(*args: Any) -> Any:
+        await ask(*args)
+        return await ask(*args)
+
+    monkeypatch.setattr(store._reservations._script, "run", lost)
+    granted = await store.reserve("r1", [claim()], timedelta(minutes=1))
+    assert not granted.exceeded
+    monkeypatch.undo()
+    await store.ship(settle(granted, "r1", 0, 1))
+    assert not (await store.reserve("r2", [claim(nanos=10**9)], timedelta(minutes=1))).exceeded
+
+
 async def test_a_refused_request_is_granted_when_it_was_told_to_come_back_and_not_before(store: RedisStore) -> None:
     """What a dead proxy never settles expires, and a refused request is told when."""
     await store.reserve("dead", [claim(nanos=6 * 10**8)], timedelta(seconds=3))
