@@ -96,7 +96,7 @@ class JournalFile:
         except BaseException:
             self._db.close()
             raise
-        self._last: tuple[int, frozenset[str]] = (0, frozenset())
+        self._tried: dict[int, frozenset[str]] = {}
         if not create:
             self._db.execute("PRAGMA query_only=on")
             return
@@ -139,7 +139,7 @@ class JournalFile:
         given_back = [hold for line in fresh.values() for hold in line.holds]
         with self._transaction():
             seq = self._next_seq()
-            self._last = (seq, frozenset(fresh))
+            self._tried[seq] = frozenset(fresh)
             if bodies:
                 blocks.put(self._db, seq, bodies)
             if sums:
@@ -152,6 +152,7 @@ class JournalFile:
                     self._db.execute(f"DELETE FROM gpus WHERE {key}", hold[:3])
                 else:
                     self._db.execute("INSERT OR REPLACE INTO gpus VALUES (?,?,?,?)", hold)
+        self._tried = {seq: self._tried[seq]}
 
     def gpus(self) -> list[Hold]:
         """The GPUs that are held, as far as was written down."""
@@ -162,13 +163,13 @@ class JournalFile:
         return (row[0] if row else 0) + 1
 
     def _fresh(self, lines: Sequence[Line]) -> dict[str, Line]:
-        """Entries by id, without those that the last commit has: a disk may have kept what it said that it refused."""
+        """Entries by id, without those that the last commits have: a disk may have kept what it said it refused."""
         fresh = {line.entry.id: line for line in lines}
-        seq, tried = self._last
-        if not tried.isdisjoint(fresh):
-            for (block,) in self._db.execute("SELECT bodies FROM blocks WHERE seq = ?", (seq,)):
-                for body in blocks.unpack(block):
-                    fresh.pop(blocks.facts(body)["id"], None)
+        for seq, tried in self._tried.items():
+            if not tried.isdisjoint(fresh):
+                for (block,) in self._db.execute("SELECT bodies FROM blocks WHERE seq = ?", (seq,)):
+                    for body in blocks.unpack(block):
+                        fresh.pop(blocks.facts(body)["id"], None)
         return fresh
 
     def _add_sums(self, seq: int, first: int, at: float, sums: Mapping[tuple[int, str], bytes]) -> None:

@@ -129,6 +129,25 @@ def test_what_a_disk_kept_though_it_refused_it_is_not_written_again(
     file.close()
 
 
+def test_nor_after_it_refused_something_else_in_between(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Doubtful, "honest", True)
+    file = Doubtful(path)
+    monkeypatch.setattr(Doubtful, "honest", False)
+    with pytest.raises(sqlite3.OperationalError):
+        file.write([Line(entry("a"))], NOON)
+    monkeypatch.setattr(Doubtful, "honest", True)
+    db = sqlite3.connect(path)
+    db.execute("CREATE TRIGGER full BEFORE INSERT ON blocks BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(sqlite3.Error, match="disk full"):
+        file.write([Line(entry("a")), Line(entry("b"))], NOON)
+    db.execute("DROP TRIGGER full")
+    db.close()
+    file.write([Line(entry("a")), Line(entry("b"))], NOON)
+    assert [codec.decode(body).id for body in file.bodies(0, NOON + 1)] == ["a", "b"]
+    assert sums(file).counts["requests"] == 2
+    file.close()
+
+
 def test_workers_share_a_journal_and_its_numbers_have_no_gaps(path: Path) -> None:
     files = [JournalFile(path) for _ in range(3)]
     for i in range(30):
