@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -36,6 +38,9 @@ _SOON_SECONDS = 0.02
 _FIRST_SECONDS, _MOST_SECONDS = 0.1, 30.0
 """How long the process, when it has ended, is left alone before it is started again: the first time, and at most."""
 
+_SILENT_SECONDS = 10
+"""After so long without any answer, while one is overdue, the process is taken to hang."""
+
 _WARMING = "the encoder is warming up"
 
 
@@ -56,6 +61,7 @@ class _Asked:
     """A look that somebody waits for; ``told`` when there is a ``result``."""
 
     size: int
+    until: float
     told: asyncio.Future[None]
     result: Signals | Exception | None = None
 
@@ -103,7 +109,7 @@ class SecondLooks(asyncio.Protocol):
         self._numbers = count()
         self._lookers: dict[int, Looker] = {}
         self._asked: dict[int, _Asked] = {}
-        self._ahead = self._others = 0
+        self._ahead = self._others = self._answers = 0
         self._pace = self._learned_at = 0.0
         self._clogged = self._hopeless = False
         self._transport: asyncio.Transport | None = None
@@ -127,10 +133,10 @@ class SecondLooks(asyncio.Protocol):
         now, size = monotonic(), _FIXED + min(len(features.text), 2 * MAX_CHARACTERS)
         if self._clogged or self._expected(now, size) > patience:
             raise Busy
-        asked, look = _Asked(size, asyncio.get_running_loop().create_future()), next(self._numbers)
-        self._asked[look] = asked
+        until, look = now + patience, next(self._numbers)
+        asked = self._asked[look] = _Asked(size, until, asyncio.get_running_loop().create_future())
         self._ahead += size
-        self._send(messages.LOOK, look, number, now + patience, size, messages.read(features))
+        self._send(messages.LOOK, look, number, until, size, messages.read(features))
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
@@ -158,6 +164,7 @@ class SecondLooks(asyncio.Protocol):
     async def keep(self) -> None:
         """Stay connected for ever, starting the process where none lives, and again when it has ended.
 
+        One that hangs is killed by the worker that started it; the others leave it, and say that it does not answer.
         Returns only when the process has said that there is nothing to encode with.
         """
         wait, child = _FIRST_SECONDS, None
@@ -165,7 +172,8 @@ class SecondLooks(asyncio.Protocol):
             began = monotonic()
             try:
                 child = await asyncio.to_thread(self._process.begin) or child
-                await self._connected()
+                if await self._connected() and child is not None:
+                    os.kill(child, signal.SIGKILL)
             except OSError as error:
                 self.problem = f"the encoder's process cannot be started or reached: {error}"
                 log.error("%s", self.problem)
@@ -177,8 +185,8 @@ class SecondLooks(asyncio.Protocol):
             if child is not None and reaped(child):
                 child = None
 
-    async def _connected(self) -> None:
-        """Be connected for as long as the process lives. Raises `OSError` where there is none."""
+    async def _connected(self) -> bool:
+        """Be connected for as long as the process lives; whether it hangs. Raises `OSError` where there is none."""
         loop, deadline = asyncio.get_running_loop(), monotonic() + 1.0
         self._lost = loop.create_future()
         while True:
@@ -190,11 +198,31 @@ class SecondLooks(asyncio.Protocol):
                     raise
                 await asyncio.sleep(_SOON_SECONDS)  # another worker is starting it
         try:
-            await self._lost
+            return await self._hangs(self._lost)
         except asyncio.CancelledError:
             self.problem = "the proxy is stopping"
             self._close()
             raise
+
+    async def _hangs(self, lost: asyncio.Future[None]) -> bool:
+        """Wait until the connection is lost, or leave a process that hangs, and say which.
+
+        What counts is seconds in which this loop ran: while it is held up, answers may lie in the socket.
+        """
+        silent, slowest = 0, self._process.slowest
+        while silent < _SILENT_SECONDS:
+            answers = self._answers
+            await asyncio.wait([lost], timeout=1.0)
+            if lost.done():
+                return False
+            oldest = next(iter(self._asked.values()), None)
+            overdue = oldest is not None and oldest.until + slowest < monotonic()
+            silent = silent + 1 if overdue and self._answers == answers else 0
+        self.problem = "the encoder's process does not answer"
+        log.error("%s; first looks decide alone", self.problem)
+        self._close()
+        await lost
+        return True
 
     def _close(self) -> None:
         if self._transport is not None:
@@ -232,6 +260,7 @@ class SecondLooks(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take answers."""
+        self._answers += 1
         for kind, *body in self._unpacker.feed(data):
             if kind >= messages.SEEN:
                 self._answered(kind, *body)

@@ -30,7 +30,7 @@ from classifiers.encoder import EncoderUnavailable
 from router.encoders import EncoderSettings, warm
 from router.looks import messages
 from router.looks.messages import Terms, Unpacker, pack
-from router.looks.start import LISTENER
+from router.looks.start import LISTENER, LOCK
 
 if TYPE_CHECKING:
     from classifiers.encoder import Encoder
@@ -42,6 +42,8 @@ NICE = 5
 
 _ALONE_SECONDS = 30.0
 """How long it waits for its first worker, which may have died meanwhile."""
+
+log = logging.getLogger(__name__)
 
 Warm = Callable[[Callable[["StaticEncoder | None", "Encoder | None"], None]], None]
 
@@ -110,6 +112,9 @@ class Server:
             self._bring_up(lambda static, full: self._bring((static, full)))
         except EncoderUnavailable as error:
             self._bring(error)
+        except Exception as error:
+            log.exception("the encoder failed as it was brought up")
+            self._bring(EncoderUnavailable(f"the encoder failed as it was brought up: {error!r}"))
 
     def _bring(self, what: tuple[StaticEncoder | None, Encoder | None] | EncoderUnavailable) -> None:
         self._brought.append(what)
@@ -121,6 +126,8 @@ class Server:
         while self._brought:
             what = self._brought.popleft()
             if isinstance(what, EncoderUnavailable):
+                if self._encoders[1] is not None:
+                    continue  # a better one failed: the one that there is stays
                 self._problem = str(what)
                 for worker in tuple(self._workers):
                     self._tell(worker, messages.BROKEN, self._problem)
@@ -279,6 +286,7 @@ def main() -> None:
     Signals for all processes of a terminal or a service are the workers' to obey: without them this one ends by itself.
     """
     os.setpgid(0, 0)
+    os.closerange(LOCK + 1, os.sysconf("SC_OPEN_MAX"))  # what the worker had from its parent, and may want closed
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -18,9 +18,8 @@ from router.encoders import EncoderSettings
 from router.looks.messages import build
 from router.meeting import make_private, socket_path, taken
 
-LISTENER = 3
-"""The descriptor of the socket that the process accepts workers from."""
-_LOCK = 4
+LISTENER, LOCK = 3, 4
+"""The descriptors of the socket that the process accepts workers from, and of the lock that it holds."""
 _BACKLOG = 128
 
 
@@ -36,6 +35,11 @@ class EncoderProcess:
     def socket(self) -> Path:
         """Where it listens."""
         return socket_path(self._file("sock"))
+
+    @property
+    def slowest(self) -> float:
+        """Seconds that one look may take it: an endpoint may be slow to connect to, to be asked, and to answer."""
+        return 3 * self.settings.timeout
 
     def begin(self) -> int | None:
         """Start the process, unless one lives; its process id if so. Raises `OSError`."""
@@ -60,7 +64,7 @@ class EncoderProcess:
                 sys.executable, [sys.executable, "-P", "-m", "router.looks.server"], environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, 2, 1),
-                    (os.POSIX_SPAWN_DUP2, listener, LISTENER), (os.POSIX_SPAWN_DUP2, lock, _LOCK),
+                    (os.POSIX_SPAWN_DUP2, listener, LISTENER), (os.POSIX_SPAWN_DUP2, lock, LOCK),
                 ],
             )  # fmt: skip
             pipe.write(json.dumps({"cache_dir": str(self.cache_dir), "settings": asdict(self.settings)}).encode())

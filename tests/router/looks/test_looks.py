@@ -51,11 +51,15 @@ class Classifier:
 class Process:
     """The process' server in a thread of this one; ``lives`` until the test says otherwise."""
 
+    slowest = LONG
+
     def __init__(self, folder: Path) -> None:
         self.classifier = Classifier()
         self.socket = folder / "sock"
         self.build = messages.build()
-        self.problem: EncoderUnavailable | None = None
+        self.problem: Exception | None = None
+        self.worse: Exception | None = None
+        self.warming = True
         self.better = threading.Event()
         self.begun: list[threading.Thread] = []
 
@@ -80,6 +84,9 @@ class Process:
         ready(None, None)
         ready(None, SimpleNamespace(runtime="a test"))
         self.better.wait(LONG)
+        if self.worse:
+            self.warming = False
+            raise self.worse
         ready(None, SimpleNamespace(runtime="a better test"))
 
     def join(self) -> None:
@@ -308,6 +315,25 @@ async def test_without_an_encoder_it_is_not_tried_again(process: Process) -> Non
     async with workers(process, 2) as lookers:
         await holds(lambda: all(looker.problem == "no weights" for looker in lookers))
     assert len(process.begun) <= 2
+
+
+@pytest.mark.anyio
+async def test_an_encoder_that_fails_in_any_way_is_said_to(process: Process) -> None:
+    process.problem = RuntimeError("CUDA out of memory")
+    async with workers(process) as (looker,):
+        await holds(lambda: "CUDA out of memory" in looker.problem)
+
+
+@pytest.mark.anyio
+async def test_a_better_encoder_that_fails_leaves_the_one_that_there_is(process: Process) -> None:
+    process.worse = RuntimeError("CUDA out of memory")
+    async with workers(process) as (looker,):
+        await looker.look(Features(text="x"), LONG)
+        process.better.set()
+        await holds(lambda: not process.warming)
+        await asyncio.sleep(SHORT)
+        for text in "yz":
+            assert (await looker.look(Features(text=text), LONG)).artifact == text
 
 
 @pytest.mark.anyio

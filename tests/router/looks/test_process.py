@@ -25,6 +25,7 @@ from classifiers.features import extract, from_text
 from classifiers.targets import Target
 from policies.values import Features
 from router.encoders import EncoderSettings
+from router.looks import client
 from router.looks.client import Away, Looker, SecondLooks
 from router.looks.messages import Terms
 from router.looks.start import EncoderProcess
@@ -114,6 +115,44 @@ async def test_killed_it_is_started_again_and_nobody_waits_for_it(process: Encod
         assert await looker.look(from_text("What is a prime?"), LONG)
         assert children() != [killed]
     await holds(lambda: not lives(process))
+
+
+@pytest.mark.anyio
+async def test_one_that_hangs_is_said_to_and_killed_by_who_started_it(
+    process: EncoderProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_SILENT_SECONDS", 2)
+    async with worker(process) as looker, worker(process) as other:
+        (hung,) = children()
+        os.kill(hung, signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            await other.look(from_text("What is a prime?"), 0.1)
+        await holds(lambda: other.problem)
+        with pytest.raises(Away, match="does not answer"):
+            await other.look(from_text("What is a prime?"), LONG)
+        assert children() == [hung]
+        with pytest.raises(TimeoutError):
+            await looker.look(from_text("What is a prime?"), 0.1)
+        await holds(lambda: hung not in children())
+        await holds(lambda: looker.ready and other.ready and not looker.problem + other.problem)
+        for each in (other, looker):
+            assert await each.look(from_text("What is a prime?"), LONG)
+        await holds(lambda: not Path(f"/proc/{hung}").exists())
+    await holds(lambda: not lives(process))
+
+
+@pytest.mark.anyio
+async def test_it_holds_no_file_of_the_worker_that_started_it(process: EncoderProcess) -> None:
+    theirs = [os.pipe() for _ in range(3)]
+    for end in (end for pipe in theirs for end in pipe):
+        os.set_inheritable(end, True)
+    names = {os.readlink(f"/proc/self/fd/{end}") for end, _ in theirs}
+    async with worker(process):
+        (child,) = children()
+        held = {os.readlink(f"/proc/{child}/fd/{fd}") for fd in os.listdir(f"/proc/{child}/fd")}
+    for end in (end for pipe in theirs for end in pipe):
+        os.close(end)
+    assert not held & names
 
 
 @pytest.mark.anyio
