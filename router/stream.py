@@ -137,14 +137,16 @@ class Stream:
             if self._done:
                 await self._linger()
                 raise StopAsyncIteration
+            data = None
             try:
                 data = await self._more()
                 if HASTE.pressing:
                     await HASTE.give_way()
             except UpstreamError as error:
                 self._failure = None if self._unfinished <= 0 and not self._any_event else error
-                data = None
             except BaseException:
+                if data is not None:
+                    self._take(data)  # it may say what was used
                 self._flight.land("cancelled")
                 self._ended = True
                 raise

@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from policies.values import Attempt
+from router import stream
 from router.backends import open_backends
 from router.dispatch import Dispatcher
 from router.trail import Trail
 from tests.faults.harness import LOOPS, decision, order, policy
-from tests.faults.speech import ROLE, SAID
+from tests.faults.speech import ROLE, SAID, STOP, usage
 from tests.faults.upstream import Behaviour, Peer, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +125,33 @@ async def test_mid_stream() -> None:
         await one.leave(client)
     assert list(map(billed, one.trail)) == [("cancelled", "cancelled", "stream", "~10/3")]
     assert one.trail[0].cost_nanos == 16_000
+
+
+async def test_while_what_has_come_gives_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    gives_way = asyncio.Event()
+
+    class Pressed:
+        pressing = 0
+
+        async def give_way(self) -> None:
+            gives_way.set()
+            await asyncio.Event().wait()
+
+    async def rest_later(peer: Peer) -> None:
+        await peer.head()
+        await peer.piece(ROLE + SAID[0])
+        await asyncio.sleep(0.05)
+        Pressed.pressing = 1
+        await peer.piece(SAID[1] + STOP + usage())
+        await peer.silence()
+
+    monkeypatch.setattr(stream, "HASTE", Pressed())
+    async with trial(rest_later, True) as one:
+        client = one.start()
+        async with asyncio.timeout(2):
+            await gives_way.wait()
+        await one.leave(client)
+    assert list(map(billed, one.trail)) == [("cancelled", "cancelled", "stream", "10/3")]
 
 
 async def test_closing_an_answer_without_reading_it() -> None:
