@@ -35,6 +35,8 @@ _NAME = "o200k_base"
 _FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 _SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 _MOST_WAITING = 256
+_MOST_TOKENS_WAITING = 500_000
+"""As first estimated; counting so many takes a second or two."""
 _KEPT_SECONDS = 60.0
 
 
@@ -44,7 +46,7 @@ class Counting:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "counting")
         self._later: set[asyncio.Task[None]] = set()
-        self._waiting = 0
+        self._waiting = self._tokens_waiting = 0
         self._encoding: Encoding | None = None
         self._missing = False
         self._idle: asyncio.TimerHandle | None = None
@@ -55,12 +57,15 @@ class Counting:
         ``body`` is what was asked. Where too many wait already, first estimates stay.
         """
         uncounted = trail.uncounted
-        if self._waiting < _MOST_WAITING:
+        if self._waiting < _MOST_WAITING and self._tokens_waiting < _MOST_TOKENS_WAITING:
+            tokens = sum(min(u.input_tokens + u.output_tokens, COUNTED_CHARACTERS // 4) for u, _, _ in uncounted)
             self._waiting += 1
+            self._tokens_waiting += tokens
             try:
                 usages = await asyncio.get_running_loop().run_in_executor(self._thread, self._counted, body, uncounted)
             finally:
                 self._waiting -= 1
+                self._tokens_waiting -= tokens
                 self._let_go_later()
             for (first, _, price), usage in zip(uncounted, usages, strict=True):
                 for place, attempt in enumerate(trail):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -203,6 +204,32 @@ async def test_no_text_is_too_strange_to_be_counted(text: str) -> None:
     assert trail[0].usage is not None
     assert trail[0].usage is not first
     assert trail[0].cost_nanos is None
+
+
+async def test_no_answer_waits_long_behind_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of 65,000 tokens takes 0.15 s: 256 of them would hold answers, and a proxy that stops, for long."""
+    count, go = Counting(), threading.Event()
+
+    def counted(body: Any, uncounted: Sequence[Uncounted]) -> list[Usage]:
+        go.wait()
+        return [Usage(2, measured=False) for _ in uncounted]
+
+    monkeypatch.setattr(count, "_counted", counted)
+    trails, recorded = [Trail() for _ in range(40)], list[int]()
+    for number, trail in enumerate(trails):
+        first = Usage(65_000, output_tokens=1_000, measured=False)
+        trail.append(Attempt("b", "t", "m", "ok", usage=first))
+        trail.uncounted.append(Uncounted(first, None, None))
+        count.later(trail, {}, lambda number=number: recorded.append(number))  # type: ignore[misc]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    before = list(recorded)
+    go.set()
+    await count.close()
+    assert len(before) >= 30, "their first estimates stay"
+    assert sorted(recorded) == list(range(40))
+    waited = [trail[0].usage.input_tokens for trail in trails if trail[0].usage is not None]
+    assert 4 <= waited.count(2) <= 10
 
 
 async def test_a_tokenizer_that_nobody_needs_is_let_go_of_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
