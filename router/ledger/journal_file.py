@@ -40,6 +40,7 @@ _MAKING_SECONDS = 300.0
 _BUSY_SECONDS = 10
 _MOST_FEEDBACK = 1_000_000
 _TRIMMED_TOGETHER = 50
+_DELETED_TOGETHER = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +326,8 @@ class JournalFile:
         gone = self._trim(since)
         while deleted := self._delete("seq IN (SELECT seq FROM blocks WHERE until < ? LIMIT 1000)", since):
             gone += deleted
-        while self._used_bytes() > most_bytes:
-            deleted = self._delete("seq IN (SELECT seq FROM blocks ORDER BY seq LIMIT ?)", 4)
+        while (excess := self._used_bytes() - most_bytes) > 0:
+            deleted = self._delete("seq <= ?", self._oldest(min(excess // 2, _DELETED_TOGETHER)))
             if not deleted:
                 break
             gone += deleted
@@ -334,6 +335,14 @@ class JournalFile:
             self._db.executescript("PRAGMA incremental_vacuum")
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return gone
+
+    def _oldest(self, size: int) -> int:
+        """The commit up to which blocks have at least so many bytes; the last, where all have fewer."""
+        for seq, length in self._db.execute("SELECT seq, length(bodies) FROM blocks ORDER BY seq"):
+            size -= length
+            if size <= 0:
+                return int(seq)
+        return self.last_seq()
 
     def _delete(self, condition: str, parameter: float) -> int:
         with self._transaction():

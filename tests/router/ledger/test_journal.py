@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -371,24 +372,49 @@ def test_commits_that_are_old_in_part_are_not_all_held_at_once(path: Path, monke
     for start in range(0, 3_000, 20):
         lines = [Line(entry(f"r{start + i}", at=NOON + 60 * (i % 2), features=bulky())) for i in range(20)]
         file.write(lines, NOON)
-    begun = 0
-    transaction = file._transaction
-
-    @contextmanager
-    def counted() -> Iterator[None]:
-        nonlocal begun
-        begun += 1
-        with transaction():
-            yield
-
-    monkeypatch.setattr(file, "_transaction", counted)
+    begun = transactions(file, monkeypatch)
     tracemalloc.start()
     assert file.retain(NOON + 30, 2**40) == 1_500
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(list(file.bodies(0, NOON + 3600))) == 1_500
     assert peak < 2_000_000, "they are 6 MB together"
-    assert begun < 10
+    assert len(begun) < 10
+    file.close()
+
+
+def transactions(file: JournalFile, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When it began each of its transactions from now on."""
+    begun = list[float]()
+    transaction = file._transaction
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        begun.append(time.monotonic())
+        with transaction():
+            yield
+
+    monkeypatch.setattr(file, "_transaction", counted)
+    return begun
+
+
+def test_a_journal_of_small_commits_that_is_too_big_is_not_synced_for_each_few(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quiet proxy's commits have an entry each, and where the bound is lowered a million of them go."""
+    file = JournalFile(path)
+    block = blocks.pack([codec.encode(entry(at=NOON, features=bulky()))])
+    db = sqlite3.connect(path)
+    rows = ((seq, NOON, NOON, 1, block) for seq in range(1, 3_001))
+    db.executemany("INSERT INTO blocks VALUES (?,?,?,?,?)", rows)
+    db.commit()
+    db.close()
+    begun = transactions(file, monkeypatch)
+    gone = file.retain(0, 4_000_000)
+    kept = list(file.bodies(0, NOON + 1))
+    assert gone + len(kept) == 3_000
+    assert 3_500_000 < file._used_bytes() <= 4_000_000
+    assert len(begun) < 30
     file.close()
 
 
