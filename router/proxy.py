@@ -205,7 +205,8 @@ class Proxy:
             log.error("the policy was not reloaded; the last good one stays: %s", self._policy_problem)
             return
         self._policy_problem = ""
-        if loaded.hash == self.pipeline.loaded.hash:
+        if loaded.policy == self.policy:
+            self._point(self.pipeline.reader, self.policy)  # another artifact may lie where it did
             return
         if loaded.policy.redis != self.policy.redis:
             log.warning("a new redis URL takes effect when the proxy starts again")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from classifiers import artifact
+from classifiers.artifact import default_artifact
 from router.launch import Proxy, running_proxy
 from tests.journeys.conftest import POLICY
 
@@ -42,12 +47,12 @@ def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
     while time.monotonic() < deadline:
         if found := holds():
             return found
-        time.sleep(0.02)
+        time.sleep(0.1)
     raise AssertionError(f"did not come true within {seconds:g} s: {holds}")
 
 
 def ready(proxy: Proxy) -> dict[str, Any]:
-    state: dict[str, Any] = httpx.get(f"{proxy.url}/readyz").json()
+    state: dict[str, Any] = httpx.get(f"{proxy.url}/readyz", verify=False).json()
     return state
 
 
@@ -86,6 +91,62 @@ def test_sighup_reloads(proxy: Proxy, policy: Path) -> None:
     policy.write_text(POLICY.replace("keep_quality: 0.9", "keep_quality: 0.8"))
     proxy.process.send_signal(signal.SIGHUP)
     eventually(lambda: ready(proxy)["policy"] != before)
+
+
+def test_an_artifact_that_was_trained_anew_is_taken_up_on_sighup(policy: Path, tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(default_artifact(), folder)
+    settings = json.dumps({"artifact": str(folder), "deadline": "0s"})
+    policy.write_text(POLICY.replace("classifier: {deadline: 20s}", f"classifier: {settings}"))
+    environ = {**os.environ, "TIERWISE_CACHE_DIR": str(cache)}
+    with running_proxy(policy, tmp_path / "data", environ=environ) as proxy:
+        proxy.wait_until_ready(part="full")
+
+        def used() -> str:
+            decided = httpx.post(f"{proxy.url}/v1/route", json={**HELLO, "model": "auto"}).json()
+            return str(decided["signals"]["artifact"])
+
+        old = artifact.load(folder)
+        assert used() == old.id
+        new = artifact.save(replace(old, about={**old.about, "trained": "anew"}), folder)
+        proxy.process.send_signal(signal.SIGHUP)
+        eventually(lambda: used() == new.id)
+        proxy.wait_until_ready(part="full")
+
+
+def test_a_secret_that_changed_is_taken_up(policy: Path, tmp_path: Path) -> None:
+    told: list[str | None] = []
+
+    class Backend(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            told.append(self.headers["authorization"])
+            choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+            body = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Backend) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        backend = {
+            "name": "one", "kind": "openai", "model": "m", "base_url": f"http://127.0.0.1:{server.server_port}/v1",
+            "api_key": "sk-old", "cost": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1},
+        }  # fmt: skip
+        text = json.dumps({"version": 1, "tiers": {"small": {"backends": [backend]}}, "baseline": "small"})
+        policy.write_text(text)
+        with running_proxy(policy, tmp_path / "data") as proxy:
+            proxy.wait_until_ready()
+            assert ask(proxy).status_code == 200
+            policy.write_text(text.replace("sk-old", "sk-new"))
+            eventually(lambda: ask(proxy).status_code == 200 and told[-1] == "Bearer sk-new")
+            assert told[0] == "Bearer sk-old"
+        server.shutdown()
 
 
 def test_a_reload_does_not_touch_streams_in_flight(policy: Path, tmp_path: Path) -> None:
@@ -182,7 +243,7 @@ def test_without_an_encoder_it_serves_on_lexical_features_and_says_so(policy: Pa
     with running_proxy(policy, tmp_path / "data", environ={**os.environ, "HF_HUB_OFFLINE": "1"}) as proxy:
         proxy.wait_until_ready()
         state = eventually(
-            lambda: (found := ready(proxy))["classifier_problem"] != "the encoder is warming up" and found, 90
+            lambda: (found := ready(proxy))["classifier_problem"] != "the encoder is warming up" and found, 180
         )
         assert state["classifier"] == "lexical"
         assert "no-such-model" in state["classifier_problem"]
