@@ -2,12 +2,14 @@
 
 While a budget is far from its limit, the store puts spare reservations aside for a proxy that asks often; the requests
 that come next take those and ask nobody. They are held like any other, so a budget is overrun by nobody, and what is
-left of them is given back after some seconds, or when a request of this proxy would be refused for them.
+left of them is given back after some seconds, or when a request of this proxy would be refused for them, whosever they
+were to be.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,6 +56,7 @@ class Reservations:
         self._script = Script(client, "release.lua", "reserve.lua")
         self._give_back = Script(client, "release.lua", "give_back.lua")
         self._stocks: dict[_Limited, Stock] = {}
+        self._holding: defaultdict[str, set[Stock]] = defaultdict(set)  # by account, those that may have some left
         self._asking = Turnstile(self._ask)
         self._shares = LocalShares()
 
@@ -70,8 +73,10 @@ class Reservations:
             return Grant(tuple(claims), tuple(zip(accounts, members, strict=True)))
         asked = _Asked(request_id, claims, patience, stock, stock.most, stock.wanted(monotonic()))
         answers = await self._asking.join(asked)
-        if any(wait for wait, *_ in answers) and await self._return([stock], inf):
-            answers = await self._asking.join(asked)
+        if any(wait for wait, *_ in answers):
+            full = [account for account, (wait, *_) in zip(accounts, answers, strict=True) if wait]
+            if await self._return(set().union(*(self._holding.pop(account, ()) for account in full)), inf):
+                answers = await self._asking.join(asked)
         for claim, (_, *left) in zip(claims, answers, strict=True):
             nanos, tokens, requests = (None if amount < 0 else amount for amount in left)
             self._shares.know(claim, (nanos, tokens, requests))
@@ -88,6 +93,8 @@ class Reservations:
         stale = {limited: stock for limited, stock in self._stocks.items() if stock.stale(now)}
         await self._return(stale.values(), now)
         for limited, stock in stale.items():
+            if stock.empty:
+                self._forget(stock)
             if stock.idle(now):
                 del self._stocks[limited]
 
@@ -100,6 +107,12 @@ class Reservations:
             told = [(spares.id, spares.left, len(accounts), *spares.held) for accounts, spares in some]
             await self._give_back.run(keys, [*chain.from_iterable(told)])
         return bool(left_over)
+
+    def _forget(self, stock: Stock) -> None:
+        for account in stock.accounts:
+            self._holding[account].discard(stock)
+            if not self._holding[account]:
+                del self._holding[account]
 
     def while_away(self, claims: Sequence[Claim], proxies: int) -> Grant:
         """What budgets say for themselves while the store is away."""
@@ -143,5 +156,7 @@ class Reservations:
         for one in asked:
             if left := int(next(numbers)):
                 one.stock.put(Spares(one.request_id, one.spare, left, one.patience, began + LASTS))
+                for field in one.stock.accounts:
+                    self._holding[field].add(one.stock)
             answers.append([tuple(map(int, islice(numbers, 4))) for _ in one.claims])
         return answers

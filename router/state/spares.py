@@ -100,6 +100,11 @@ class Stock:
         left_over, self._left_over = self._left_over, []
         return [spares for spares in left_over if spares.left]
 
+    @property
+    def empty(self) -> bool:
+        """Whether all that was spare has been given back."""
+        return self._spares is None
+
     def stale(self, now: float) -> bool:
         """Whether there is something to give back, or to forget."""
         spares = self._spares

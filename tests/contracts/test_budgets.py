@@ -344,6 +344,28 @@ async def test_who_asks_often_asks_the_store_seldom(store: RedisStore, monkeypat
     assert sum(not grant.exceeded for grant in grants) == 8_000
 
 
+@pytest.mark.parametrize("change", [{"name": "key", "subject": "k2"}, {"name": "key", "limit_usd": "9"}])
+async def test_nobody_is_refused_for_what_this_proxy_put_aside_for_others(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """Another key's request counts against the same budget; so does the same one's under a new policy."""
+    clock = Clock()
+    monkeypatch.setattr(reservations, "monotonic", clock)
+    for number in range(20):
+        clock.now += 0.02
+        claims = [claim("10", nanos=UNIT), claim("10", nanos=UNIT, name="key", subject="k1")]
+        assert not (await store.reserve(f"r{number}", claims, timedelta(minutes=1))).exceeded
+    assert spares_of(store) > 0
+    rest = 10 * 10**9 - 20 * UNIT
+    claims = [claim("10", nanos=rest), claim(**{"limit_usd": "10", "nanos": UNIT, "subject": "k1"} | change)]
+    assert not (await store.reserve("rest", claims, timedelta(minutes=1))).exceeded
+    assert spares_of(store) == 0
+    clock.now += 2 * LASTS + 1
+    await store.tick()
+    assert not store._reservations._stocks
+    assert not store._reservations._holding
+
+
 async def test_what_a_dead_proxy_put_aside_expires(url: str, store: RedisStore) -> None:
     other = RedisStore(url, prefix=store._tag.strip("{}"))
     assert await other.connect()
