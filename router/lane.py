@@ -189,6 +189,11 @@ class Flight:
         assert self._reply is not None
         return self._reply
 
+    @property
+    def stated(self) -> bool:
+        """Whether the backend stated its usage, of an answer that has begun: some servers state it beforehand too."""
+        return self.usage is not None and self.usage.output_tokens > 0
+
     def sent(self) -> None:
         """The request is on its way: from now on the backend may work."""
         self.watch.phase = "headers"
@@ -236,7 +241,8 @@ class Flight:
         phase: Phase = "done" if outcome == "ok" else self.watch.phase
         if error is not None and error.phase == "connect":
             phase = "connect"
-        if self.usage is None and _worked(kind, phase, error):
+        said = self.said is not None and self.said.text
+        if (self.usage is None or (said and not self.stated)) and _worked(kind, phase, error):
             self.usage = estimate(self._input_tokens, self.said)
             self._trail.uncounted.append(Uncounted(self.usage, self.said, lane.price))
         self.attempt = Attempt(

@@ -206,7 +206,7 @@ class Stream:
     def _hear(self, said: list[str]) -> list[str]:
         """Take plain text in, and give a list for what comes next."""
         self._moved = True
-        if self._flight.usage is None:
+        if not self._flight.stated:
             self._said.add("".join(said))
         return []
 
@@ -226,7 +226,7 @@ class Stream:
         if document.get("error"):
             raise in_body(document["error"])
         text, content, finished, usage, bare_usage = look(document)
-        if text and self._flight.usage is None:
+        if text and not self._flight.stated:
             self._said.add(text)
         if content or self._any_event:
             self._committed = self._moved = True

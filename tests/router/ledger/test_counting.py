@@ -65,6 +65,7 @@ class Script:
 
     pieces: Sequence[dict[str, Any]] = ()
     ending: str = "well"
+    first: bytes = ROLE
     left: list[str] = field(default_factory=list)
 
     async def __call__(self, peer: Peer) -> None:
@@ -75,7 +76,7 @@ class Script:
             del document["usage"]
             return await peer.whole(200, document)
         await peer.head()
-        for part in (ROLE, *map(chunk, self.pieces)):
+        for part in (self.first, *map(chunk, self.pieces)):
             await peer.piece(part)
         if self.ending == "cut":
             return None
@@ -146,6 +147,22 @@ async def test_the_count_is_the_tokenizers_own(
         assert entry.cost_nanos == given * INPUT_NANOS + entry.usage.output_tokens * OUTPUT_NANOS
         assert entry.baseline_nanos == entry.cost_nanos
         assert entry.outcome == {"well": "ok", "cut": "error", "silent": "cancelled"}[ending]
+
+
+@pytest.mark.parametrize("ending", ["well", "cut", "silent"])
+async def test_no_output_that_is_stated_before_there_is_any_is_believed(
+    tmp_path: Path, encoding: tiktoken.Encoding, ending: str
+) -> None:
+    """Some servers state what they have used so far with the first chunk, and the whole with the last, if it comes."""
+    async with trial(tmp_path) as it:
+        it.script.ending, it.script.pieces = ending, [{"content": word} for word in ("Three ", "words ", "here")]
+        it.script.first = chunk(
+            {"role": "assistant", "content": ""}, usage={"prompt_tokens": 9, "completion_tokens": 0}
+        )
+        await it.ask(True, [{"role": "user", "content": "Hello!"}])
+    (entry,) = entries(tmp_path / "data")
+    assert entry.usage.output_tokens == tokens(encoding, "Three words here")
+    assert not entry.usage.measured
 
 
 @pytest.mark.parametrize("stream", [False, True])
