@@ -47,7 +47,7 @@ def test_dialects_of_usage(stated: object, usage: Usage | None) -> None:
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(
         st.sampled_from(["choices", "usage", "delta", "message", "content", "tool_calls", "finish_reason", "index",
