@@ -242,7 +242,8 @@ class Flight:
         if error is not None and error.phase == "connect":
             phase = "connect"
         said = self.said is not None and self.said.text
-        if (self.usage is None or (said and not self.stated)) and _worked(kind, phase, error):
+        unstated = self.usage is None or (outcome != "ok" and said and not self.stated)
+        if unstated and _worked(kind, phase, error):
             self.usage = estimate(self._input_tokens, self.said)
             self._trail.uncounted.append(Uncounted(self.usage, self.said, lane.price))
         self.attempt = Attempt(
