@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from policies.addressing import Target, resolve
+from policies.case import judge_rules
 from policies.conditions import Facts, Range
-from policies.decide import decide, judge_rules
+from policies.decide import decide
 from policies.document import Loaded
 from policies.objective import gain_error
 from policies.schema import Objective, Policy, Rule, Section

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from policies.addressing import backends
-from policies.decide import budgets_for, decide
+from policies.case import budgets_for
+from policies.decide import decide
 from policies.document import Loaded
 from policies.schema import Budget
 from policies.values import Decision, Features, Signals, Step, View

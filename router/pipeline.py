@@ -19,9 +19,11 @@ from zoneinfo import ZoneInfo
 
 from policies import money
 from policies.conditions import headers_read, texts_read
-from policies.decide import decide, needs_signals, next_session
+from policies.decide import decide
 from policies.document import Loaded
+from policies.doubts import needs_signals
 from policies.frozen import quick
+from policies.session import next_session
 from policies.values import Counterfactual, Decision, Entry, Features, Outcome, Refusal, Session, Signals, Usage, View
 from router.admission import Admission
 from router.affinity import Trace

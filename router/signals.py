@@ -18,8 +18,8 @@ from classifiers.classifier import Classifier
 from classifiers.encoder import Encoder
 from classifiers.static import StaticEncoder
 from classifiers.targets import Target
-from policies.decide import could_flip
 from policies.document import Loaded
+from policies.doubts import could_flip
 from policies.schema import Policy
 from policies.values import Features, Signals, View
 from policies.variants import name_of

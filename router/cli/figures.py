@@ -153,7 +153,7 @@ def _served(encoders: dict[str, Any]) -> Classifier:
 
 
 def _needs_second() -> Any:
-    from policies.decide import could_flip
+    from policies.doubts import could_flip
     from policies.values import View
     from router.settings import load_policy
 

@@ -27,8 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from classifiers import prepare
 from classifiers.classifier import Classifier
-from policies.decide import could_flip
 from policies.document import Loaded
+from policies.doubts import could_flip
 from policies.values import View
 from router import wire
 from router.cli import cache_dir

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from policies.decide import decide, next_session
-from policies.session import is_follow_up
+from policies.decide import decide
+from policies.session import is_follow_up, next_session
 from policies.values import Decision, Features, Session, Signals, Step
 from tests.policies.examples import a_policy, a_view, some_signals
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from policies.decide import decide, needs_signals
+from policies.decide import decide
 from policies.document import Loaded
+from policies.doubts import needs_signals
 from policies.values import Decision, EngineView, Features, Session, Signals, View
 from tests.policies.examples import a_document, a_policy, a_view, features, some_signals, views
 

@@ -1,0 +1,123 @@
+"""Whether a look at a request matters: any at all to its decision, and a better one to what the first said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from policies.case import case_of, under
+from policies.conditions import Facts
+from policies.decide import settle, steps_for
+from policies.document import Loaded
+from policies.objective import steady, uncertainty
+from policies.schema import Policy
+from policies.values import Features, Refusal, Signals, Success, View
+
+DOUBT = 0.15
+"""Standard errors by which `could_flip` moves predictions, beside the baseline's, to either end.
+
+Two looks at a request err together, so they differ by less than either is uncertain. Of 600 prompts of benchmarks and
+users under the demo's policy, this much takes 22% to the second look and leaves 5.5% where another tier would have come
+of it, half of them on the baseline without need: by the second look's own predictions, 0.2 points of success in all.
+0.25 takes 36% and leaves 2.7%, at no loss; 0.05 takes 8% and leaves 11%.
+"""
+
+DOUBTFUL_DOMAIN = 0.2
+"""Probability from which `could_flip` takes another domain than the likeliest for possible."""
+
+DOUBTFUL_COMPLEXITY = 0.1
+"""How far `could_flip` moves complexity."""
+
+
+def needs_signals(loaded: Loaded, features: Features) -> bool:
+    """Say whether classification could matter to the decision.
+
+    A rule that sends the request to a tier settles it; should nothing of that tier be able to serve in the end, the
+    decision leans to the baseline without signals.
+    """
+    policy, target = loaded.policy, loaded.target(features.model)
+    if isinstance(target, Refusal):
+        return False
+    facts = Facts(features)
+    if target.kind == "auto":
+        if _left_open(loaded, facts):
+            return True
+    elif target.kind == "tier" and target.name in loaded.told_apart:
+        return True
+    excluding = [rule.when for rule in policy.rules if rule.exclude is not None and rule.when.asks_signals()]
+    return any(when.match(facts).holds is None for when in excluding) or any(
+        budget.when.asks_signals() for budget in policy.budgets
+    )
+
+
+def _left_open(loaded: Loaded, facts: Facts) -> bool:
+    """Say whether the rules leave open which backends answer, unless signals tell."""
+    policy = loaded.policy
+    for rule in policy.rules:
+        if rule.tier is not None and (holds := rule.when.match(facts).holds) is not False:
+            return holds is None or rule.tier in loaded.told_apart
+    return len(policy.tiers) > 1 or policy.baseline in loaded.told_apart
+
+
+def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View) -> bool:
+    """Say whether a better look at the request could change the steps: whether any of `doubts` would."""
+    target = loaded.target(features.model, features.allowed)
+    if isinstance(target, Refusal):
+        return False
+    case = case_of(loaded, target, features, signals, view)
+    refused, pick = settle(case, target)
+    far = _moves(loaded.policy, signals)
+    matters = case.narrowed or case.matched("prefer")
+    if matters or not steady(target.objective or loaded.policy.objective, pick.utilities, far):
+        others = doubts(loaded.policy, signals)
+    else:
+        others = _doubts_of_kind(signals)
+    for other in others:
+        doubted = under(loaded, target, case, other)
+        if doubted is case:
+            continue
+        other_refused, other_pick = settle(doubted, target)
+        if (other_refused is None) != (refused is None):
+            return True
+        alike = other_pick.tier == pick.tier and doubted.standings is case.standings and not case.narrowed
+        if (
+            refused is None
+            and not alike
+            and steps_for(doubted, target, other_pick)[0] != steps_for(case, target, pick)[0]
+        ):
+            return True
+    return False
+
+
+def doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
+    """Give what a better look might say: each prediction at either end of its interval beside the baseline's, every
+    other domain that is still likely, and complexity moved both ways."""
+    far = _moves(policy, signals)
+    for sign in (1, -1):
+        yield replace(
+            signals, success={tier: _moved(success, sign * far[tier]) for tier, success in signals.success.items()}
+        )
+    yield from _doubts_of_kind(signals)
+
+
+def _moves(policy: Policy, signals: Signals) -> Mapping[str, float]:
+    """Give how far each prediction may be off beside the baseline's."""
+    baseline = signals.success.get(policy.baseline)
+    return {
+        tier: 0.0 if tier == policy.baseline else DOUBT * uncertainty(success, baseline, signals)
+        for tier, success in signals.success.items()
+    }
+
+
+def _doubts_of_kind(signals: Signals) -> Iterator[Signals]:
+    for domain, probability in signals.domain_probs.items():
+        if domain != signals.domain and probability >= DOUBTFUL_DOMAIN:
+            yield replace(signals, domain=domain)
+    if signals.complexity is not None:
+        for shift in (DOUBTFUL_COMPLEXITY, -DOUBTFUL_COMPLEXITY):
+            yield replace(signals, complexity=min(1.0, max(0.0, signals.complexity + shift)))
+
+
+def _moved(success: Success, by: float) -> Success:
+    moved = min(1.0, max(0.0, success.probability + by))
+    return Success(moved, success.standard_error, success.source, success.shared, success.enough)
