@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from classifiers.features import LEXICAL
 from classifiers.heads import TREE_DEPTH, Heads
+from classifiers.lexical import LEXICAL
 from classifiers.ngrams import SIZE
 from policies.values import DOMAINS, KEPT
 

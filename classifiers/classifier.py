@@ -16,9 +16,10 @@ from classifiers.artifact import Artifact, ArtifactError
 from classifiers.artifact import load as load_artifact
 from classifiers.custom import CustomDomains
 from classifiers.defence import cores
-from classifiers.features import lexical, looks_like_code, reading
+from classifiers.features import looks_like_code, reading
 from classifiers.heads import Array, Prediction, predict, sigmoid
 from classifiers.language import detect
+from classifiers.lexical import lexical
 from classifiers.ngrams import ngrams
 from classifiers.targets import SMALL, Mapped, enough_beside, map_targets
 from classifiers.targets import Target as Target

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy import sparse  # type: ignore[import-untyped]
 
 from classifiers.datasets import Row
-from classifiers.features import LEXICAL, lexical, reading
+from classifiers.features import reading
 from classifiers.heads import Array
+from classifiers.lexical import LEXICAL, lexical
 from classifiers.ngrams import SIZE, ngrams
 
 BATCH = 256

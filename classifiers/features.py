@@ -1,4 +1,4 @@
-"""Lexical and structural facts of a request, read off an OpenAI chat body without any model.
+"""Structural facts of a request, read off an OpenAI chat body without any model.
 
 Everything here is total (odd content is skipped, never raised), linear in the body's size, and bounded: whatever a
 client sends, classifiers read at most `MAX_TEXT` characters of it.
@@ -7,13 +7,11 @@ client sends, classifiers read at most `MAX_TEXT` characters of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from math import log1p
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from classifiers.defence import plain
 from classifiers.language import detect
@@ -293,144 +291,3 @@ def looks_like_code(text: str) -> bool:
     if any(mark in head for mark in _INSIDE) and _CODE_INSIDE.search(head):
         return True
     return "\n" in head and sum(1 for _ in _WEAK_CODE.finditer(head)) >= 3  # one line has two signs at most
-
-
-LEXICAL: Final = (
-    "length", "words", "word_length", "lines", "digits", "capitals", "symbols", "latex", "non_ascii", "code",
-    "options", "option_length", "numeric_options", "question", "wh_word", "imperative", "numbers", "negation",
-    "quotes", "blank", "sentence_length", "long_words", "variety", "function_words", "names", "first_person",
-    "second_person", "years", "commas", "brackets", "option_spread", "option_overlap", "longest_word", "number_size",
-    "statements", "hyphens", "relations", "decimals",
-)  # fmt: skip
-"""Names of the lexical features, in the order of `lexical`'s columns."""
-
-_WORD: Final = re.compile(r"[^\W_]+")
-_ASCII_WORD: Final = re.compile(r"[A-Za-z0-9]+")
-"""The same in ASCII, sooner found."""
-_OPTION: Final = re.compile(r"^\(?[A-J][.)] +(.*)$", re.MULTILINE)
-_NEGATIONS: Final = frozenset(["not", "except", "never", "none", "least", "incorrect", "false"])
-_NEGATION: Final = re.compile(r"\b(?:not|except|never|none|least|incorrect|false)\b", re.IGNORECASE)
-_NUMBER: Final = re.compile(r"\d+")
-_WH: Final = frozenset(["what", "which", "who", "whom", "whose", "when", "where", "why", "how"])
-_IMPERATIVE: Final = frozenset([
-    "write", "find", "calculate", "compute", "solve", "prove", "show", "explain", "describe", "list", "give", "make",
-    "create", "implement", "design", "evaluate", "determine", "simplify", "tell", "help", "translate", "summarize",
-    "generate", "suppose", "let", "consider", "fix", "convert",
-])  # fmt: skip
-_FUNCTION: Final = frozenset([
-    "the", "a", "an", "of", "to", "in", "and", "is", "are", "was", "were", "that", "for", "on", "with", "as", "by",
-    "at", "from", "or", "be", "it", "this", "which", "has", "have", "had", "not", "but", "if", "its", "their", "can",
-    "will",
-])  # fmt: skip
-_FIRST: Final = frozenset(["I", "i", "my", "me", "My", "we", "We", "our", "us"])
-_SECOND: Final = frozenset(["you", "your", "You", "Your", "please", "Please"])
-_YEAR: Final = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
-_STATEMENTS: Final = frozenset(["both", "only", "all", "statement", "neither", "following"])
-_STATEMENT: Final = re.compile(r"\b(?:both|only|all of|statement|neither|following)\b", re.IGNORECASE)
-_RELATION: Final = frozenset([
-    "as", "than", "times", "twice", "thrice", "half", "halves", "double", "doubles", "doubled", "triple", "triples",
-    "tripled", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths",
-])  # fmt: skip
-_DECIMAL: Final = re.compile(r"\.\d")
-_CAPITALS: Final = bytes(range(65, 91))
-_SYMBOLS: Final = b"=+*/<>^|&%#@~_[]{}"
-_LATEX: Final = b"$\\"
-_WORDS: Final = 400
-"""Words whose kinds are counted: a longer text's first ones stand for the rest."""
-
-
-def lexical(features: Features) -> NDArray[np.float32]:
-    """The lexical feature vector, shape ``(len(LEXICAL),)``, every entry clipped to [-1, 1].
-
-    The clip is what caps each feature's pull: padding a prompt, or stuffing it with symbols, saturates one entry and no
-    more. Counts enter as logarithms or as shares of the text.
-    """
-    text = reading(features)[:MAX_TEXT]
-    raw = text.encode("utf-8", "surrogatepass")
-    words = (_ASCII_WORD if text.isascii() else _WORD).findall(text)
-    parts = _Parts(text, raw, words, _OPTION.findall(text), _NUMBER.findall(text))
-    facts = np.array(_shape(parts, features.has_code) + _wording(parts), np.float32)
-    return np.minimum(np.maximum(facts, np.float32(-1.0)), np.float32(1.0))
-
-
-class _Parts(NamedTuple):
-    """A text, its bytes, and what is found in it."""
-
-    text: str
-    raw: bytes
-    words: list[str]
-    options: list[str]
-    numbers: list[str]
-
-    def bytes_of(self, kind: bytes) -> int:
-        """How many of its bytes are among these."""
-        return len(self.raw) - len(self.raw.translate(None, kind))
-
-    def times(self, pattern: re.Pattern[str], begins: frozenset[str]) -> int:
-        """How often a pattern is found that begins with one of these words."""
-        absent = self.text.isascii() and begins.isdisjoint(map(str.lower, self.words))
-        return 0 if absent else len(pattern.findall(self.text))
-
-
-def _shape(parts: _Parts, has_code: bool) -> list[float]:
-    text, raw, words, options, numbers = parts
-    size, count, most = len(text), len(words), max(1, len(raw))
-    option_chars = sum(map(len, options)) / len(options) if options else 0.0
-    first = words[0].lower() if words else ""
-    return [
-        (log1p(size) - 5.5) / 2.0,
-        (log1p(count) - 3.8) / 2.0,
-        (sum(map(len, words)) / count - 5.0) / 3.0 if count else 0.0,
-        log1p(text.count("\n")) / 3.0,
-        parts.bytes_of(_DIGITS) / most * 10.0,
-        parts.bytes_of(_CAPITALS) / most * 10.0,
-        parts.bytes_of(_SYMBOLS) / most * 15.0,
-        parts.bytes_of(_LATEX) / most * 15.0,
-        (len(raw) - size) / max(1, size),
-        float(has_code),
-        len(options) / 5.0,
-        log1p(option_chars) / 5.0,
-        float(bool(options) and all(o[-1:].isdigit() or o[:1].isdigit() for o in options)),
-        float("?" in text),
-        float(first in _WH),
-        float(first in _IMPERATIVE),
-        log1p(len(numbers)) / 3.0,
-        parts.times(_NEGATION, _NEGATIONS) / 3.0,
-        (text.count('"') + text.count("“")) / 6.0,
-        float("___" in text or "…" in text or "..." in text),
-    ]
-
-
-def _wording(parts: _Parts) -> list[float]:
-    text, raw, words, options, numbers = parts
-    words = words[:_WORDS]
-    count, lengths = max(1, len(words)), list(map(len, words))
-    distinct = set(words)
-    spans = list(map(len, options))
-    option_words = [w for o in options for w in _WORD.findall(o)[:40]]
-    stem = set(_WORD.findall(text[: text.find(options[0])])) if options and options[0] else distinct
-    digits = list(map(len, numbers))
-    return [
-        (len(words) / (1 + parts.bytes_of(b".!?")) - 15.0) / 15.0,
-        sum([length > 7 for length in lengths]) / count * 2.0,
-        (len(distinct) / count - 0.7) * 2.0,
-        _among(words, _FUNCTION) / count * 2.0,
-        sum([word[0].isupper() for word in words[1:]]) / count * 3.0,
-        _among(words, _FIRST) / count * 8.0,
-        _among(words, _SECOND) / count * 8.0,
-        (len(_YEAR.findall(text)) if 4 in digits else 0) / 3.0,
-        raw.count(b",") / count * 6.0,
-        log1p(parts.bytes_of(b"([")) / 3.0,
-        (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
-        _among(option_words, stem) / (1 + len(option_words)),
-        (max(lengths) - 10.0) / 6.0 if lengths else 0.0,
-        log1p(max(digits)) / 2.5 if digits else 0.0,
-        parts.times(_STATEMENT, _STATEMENTS) / 4.0,
-        raw.count(b"-") / count * 8.0,
-        0.0 if options else log1p(_among(words, _RELATION)) / 1.5,
-        0.0 if options else log1p(len(_DECIMAL.findall(text))) / 1.5,
-    ]
-
-
-def _among(words: Sequence[str], some: Set[str]) -> int:
-    return sum(map(some.__contains__, words))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.features import LEXICAL
+from classifiers.lexical import LEXICAL
 
 Array = NDArray[np.float32]
 Grams = tuple[NDArray[np.int64], Array]

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from classifiers import defence, features, gadgets, members, metrics, prepare
+from classifiers import defence, gadgets, lexical, members, metrics, prepare
 from classifiers.artifact import DEFAULT
 from classifiers.attack import (
     LARGE_SHARE,
@@ -105,8 +105,8 @@ def uncapped(reading: Reading) -> Reading:
     """The same with lexical facts as they are counted, without the cap on each one's pull."""
 
     def read_uncapped(texts: Sequence[str]) -> Gains:
-        with patch.object(features, "np", _Uncapped()):
-            assert np.abs(features.lexical(raw("= " * 99))).max() > 1.0
+        with patch.object(lexical, "np", _Uncapped()):
+            assert np.abs(lexical.lexical(raw("= " * 99))).max() > 1.0
             return reading(texts)
 
     return read_uncapped

@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers.features import (
-    LEXICAL,
     MAX_TEXT,
     estimate_tokens,
     extract,
     from_text,
-    lexical,
     looks_like_code,
     reading,
 )
+from classifiers.lexical import LEXICAL, lexical
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30),
@@ -121,23 +120,6 @@ def test_any_messages_are_read_without_an_error(messages: Any, tools: Any, form:
     facts = lexical(found)
     assert facts.shape == (len(LEXICAL),)
     assert np.isfinite(facts).all()
-
-
-@given(st.text(max_size=400), st.text(max_size=400))
-def test_padding_pulls_each_fact_no_further_than_one(text: str, padding: str) -> None:
-    assert np.abs(lexical(from_text(text + padding * 50))).max() <= 1.0
-
-
-def test_quantities_told_by_others_and_decimals_are_counted() -> None:
-    def fact(name: str, text: str) -> float:
-        return float(lexical(from_text(text))[LEXICAL.index(name)])
-
-    plain, told = "Ann has 4 pens and Bob has 8.", "Ann has 4 pens and Bob has twice as many."
-    assert fact("relations", plain) == 0.0 < fact("relations", told) < fact("relations", f"{told} Cy has half of that.")
-    assert fact("relations", f"{told} " * 20) == 1.0
-    options = "\nA. 1\nB. 2.5"
-    assert fact("relations", told + options) == fact("decimals", told + options) == 0.0  # of word problems only
-    assert fact("decimals", "pay $4 for 3.") == 0.0 < fact("decimals", "pay $4.50") < fact("decimals", "$4.50, .5 kg")
 
 
 @pytest.mark.parametrize(

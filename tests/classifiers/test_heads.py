@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers.boost import Growth, grow
-from classifiers.features import LEXICAL
 from classifiers.heads import TREE_DEPTH, combine, design, familiarity, sigmoid, softmax, tree_logits
+from classifiers.lexical import LEXICAL
 
 
 def test_trees_are_followed_to_their_leaves() -> None:

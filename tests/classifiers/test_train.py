@@ -11,8 +11,9 @@ from classifiers.boost import Growth
 from classifiers.datasets import Row
 from classifiers.embed import tabulate
 from classifiers.evaluate import EvaluationError, Prices
-from classifiers.features import LEXICAL, from_text
+from classifiers.features import from_text
 from classifiers.fit import Penalty, fit_logistic, platt
+from classifiers.lexical import LEXICAL
 from classifiers.onboard import onboard
 from tests.classifiers.small_world import BagEncoder, rows
 
