@@ -189,11 +189,6 @@ class Flight:
         assert self._reply is not None
         return self._reply
 
-    @property
-    def stated(self) -> bool:
-        """Whether the backend stated its usage, of an answer that has begun: some servers state it beforehand too."""
-        return self.usage is not None and self.usage.output_tokens > 0
-
     def sent(self) -> None:
         """The request is on its way: from now on the backend may work."""
         self.watch.phase = "headers"
@@ -241,9 +236,7 @@ class Flight:
         phase: Phase = "done" if outcome == "ok" else self.watch.phase
         if error is not None and error.phase == "connect":
             phase = "connect"
-        said = self.said is not None and self.said.text
-        unstated = self.usage is None or (outcome != "ok" and said and not self.stated)
-        if unstated and _worked(kind, phase, error):
+        if self.usage is None and _worked(kind, phase, error):
             self.usage = estimate(self._input_tokens, self.said)
             self._trail.uncounted.append(Uncounted(self.usage, self.said, lane.price))
         self.attempt = Attempt(

@@ -206,9 +206,16 @@ class Stream:
     def _hear(self, said: list[str]) -> list[str]:
         """Take plain text in, and give a list for what comes next."""
         self._moved = True
-        if not self._flight.stated:
-            self._said.add("".join(said))
+        self._keep("".join(said))
         return []
+
+    def _keep(self, text: str) -> None:
+        """Keep what is said for as long as no usage tells of it; that some state with the first chunk does not."""
+        flight = self._flight
+        if flight.usage is not None and not flight.usage.output_tokens:
+            flight.usage = None
+        if flight.usage is None:
+            self._said.add(text)
 
     def _read(self, event: bytes) -> None:
         """Look at one event and put what the client shall see of it into ``_out``."""
@@ -226,8 +233,8 @@ class Stream:
         if document.get("error"):
             raise in_body(document["error"])
         text, content, finished, usage, bare_usage = look(document)
-        if text and not self._flight.stated:
-            self._said.add(text)
+        if text:
+            self._keep(text)
         if content or self._any_event:
             self._committed = self._moved = True
         if usage is not None:

@@ -149,11 +149,11 @@ async def test_the_count_is_the_tokenizers_own(
         assert entry.outcome == {"well": "ok", "cut": "error", "silent": "cancelled"}[ending]
 
 
-@pytest.mark.parametrize("ending", ["cut", "silent"])
-async def test_no_output_that_is_stated_before_an_answer_that_is_cut_is_not_believed(
+@pytest.mark.parametrize("ending", ["well", "cut", "silent"])
+async def test_no_output_that_is_stated_before_there_is_any_is_not_believed(
     tmp_path: Path, encoding: tiktoken.Encoding, ending: str
 ) -> None:
-    """Some servers state what they have used so far with the first chunk, and the whole with the last, which counts."""
+    """Some servers state what they have used so far with the first chunk, and the whole with the last, if it comes."""
     async with trial(tmp_path) as it:
         it.script.ending, it.script.pieces = ending, [{"content": word} for word in ("Three ", "words ", "here")]
         it.script.first = chunk(
