@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from classifiers.encoder import EncoderUnavailable
 from router.memory import return_memory
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from policies.schema import ClassifierSettings
 
 log = logging.getLogger(__name__)
+
+
+class EndpointAway(EncoderUnavailable):
+    """An embeddings endpoint that fails, for as long as it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,8 @@ def warm(
 ) -> None:
     """Bring up what the policy names, calling ``ready(static, full)`` at each step up. Blocks: run it in a thread.
 
-    Raises `EncoderUnavailable` with the reason when there is nothing to encode with.
+    Raises `EncoderUnavailable` with the reason when there is nothing to encode with, `EndpointAway` where there may be
+    later.
     """
     if settings.encoder.startswith(("http://", "https://")):
         from router.remote_encoder import RemoteEncoder

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import httpx
 import numpy as np
 
-from classifiers.encoder import EncoderUnavailable, Vectors
+from classifiers.encoder import Vectors
+from router.encoders import EndpointAway
 
 
 class RemoteEncoder:
-    """An OpenAI-compatible ``/embeddings`` endpoint. Its calls block, so it runs in the encoder's thread.
+    """An OpenAI-compatible ``/embeddings`` endpoint. Its calls block, so it runs in the encoder's process.
 
-    Raises `EncoderUnavailable` when the endpoint fails or answers with something else than vectors.
+    Raises `EndpointAway` when the endpoint fails or answers with something else than vectors.
     """
 
     def __init__(self, url: str, model: str, key: str | None, timeout: float) -> None:
@@ -22,7 +23,11 @@ class RemoteEncoder:
         self.runtime = "an endpoint"
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout)
-        self.dimension = int(self.encode(["dimension"]).shape[1])
+        try:
+            self.dimension = int(self.encode(["dimension"]).shape[1])
+        except EndpointAway:
+            self._client.close()
+            raise
 
     def __enter__(self) -> RemoteEncoder:
         return self
@@ -43,6 +48,6 @@ class RemoteEncoder:
             if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
                 raise ValueError("not one vector of numbers for each text")
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
-            raise EncoderUnavailable(f"the embeddings endpoint {self._client.base_url} failed: {error}") from error
+            raise EndpointAway(f"the embeddings endpoint {self._client.base_url} failed: {error}") from error
         unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit

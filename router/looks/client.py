@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -38,8 +36,8 @@ _SOON_SECONDS = 0.02
 _FIRST_SECONDS, _MOST_SECONDS = 0.1, 30.0
 """How long the process, when it has ended, is left alone before it is started again: the first time, and at most."""
 
-_SILENT_SECONDS = 10
-"""After so long without any answer, while one is overdue, the process is taken to hang."""
+_SILENT_SECONDS, _UNMET_SECONDS = 10, 60
+"""After so long without any answer, while one is overdue or since it was met, the process is taken to hang."""
 
 _WARMING = "the encoder is warming up"
 
@@ -164,16 +162,18 @@ class SecondLooks(asyncio.Protocol):
     async def keep(self) -> None:
         """Stay connected for ever, starting the process where none lives, and again when it has ended.
 
-        One that hangs is killed by the worker that started it; the others leave it, and say that it does not answer.
-        Returns only when the process has said that there is nothing to encode with.
+        One that hangs is killed by whoever waited for it in vain, whoever started it. Returns only when the process has
+        said that there is nothing to encode with.
         """
-        wait, child = _FIRST_SECONDS, None
+        wait, met = _FIRST_SECONDS, set[int]()
         while not self._hopeless:
             began = monotonic()
             try:
-                child = await asyncio.to_thread(self._process.begin) or child
-                if await self._connected() and child is not None:
-                    os.kill(child, signal.SIGKILL)
+                process = await asyncio.to_thread(self._process.begin)
+                if process is not None:
+                    met.add(process)
+                if await self._connected() and process is not None:
+                    self._process.end(process)
             except OSError as error:
                 self.problem = f"the encoder's process cannot be started or reached: {error}"
                 log.error("%s", self.problem)
@@ -182,8 +182,7 @@ class SecondLooks(asyncio.Protocol):
             if not self._hopeless:
                 await asyncio.sleep(wait)
             wait = min(2 * wait, _MOST_SECONDS)
-            if child is not None and reaped(child):
-                child = None
+            met = {process for process in met if not reaped(process)}
 
     async def _connected(self) -> bool:
         """Be connected for as long as the process lives; whether it hangs. Raises `OSError` where there is none."""
@@ -209,8 +208,8 @@ class SecondLooks(asyncio.Protocol):
 
         What counts is seconds in which this loop ran: while it is held up, answers may lie in the socket.
         """
-        silent, slowest = 0, self._process.slowest
-        while silent < _SILENT_SECONDS:
+        silent, unmet, before, slowest = 0, 0, self._answers, self._process.slowest
+        while silent < _SILENT_SECONDS and unmet < _UNMET_SECONDS:
             answers = self._answers
             await asyncio.wait([lost], timeout=1.0)
             if lost.done():
@@ -218,6 +217,7 @@ class SecondLooks(asyncio.Protocol):
             oldest = next(iter(self._asked.values()), None)
             overdue = oldest is not None and oldest.until + slowest < monotonic()
             silent = silent + 1 if overdue and self._answers == answers else 0
+            unmet += self._answers == before
         self.problem = "the encoder's process does not answer"
         log.error("%s; first looks decide alone", self.problem)
         self._close()
@@ -268,8 +268,11 @@ class SecondLooks(asyncio.Protocol):
                 self.problem, self._hopeless = body[0], True
                 log.warning("no second looks: %s", self.problem)
                 self._close()
-            else:
+            elif kind != messages.HERE:
                 self._told(kind, *body)
+            elif body[0]:
+                self.problem = body[0]
+                log.warning("no second looks yet: %s", self.problem)
 
     def _told(self, kind: int, number: int | None, said: str) -> None:
         """What the process says to terms, or to this worker as a whole."""

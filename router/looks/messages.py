@@ -27,10 +27,11 @@ HELLO, TAKE, DROP, LOOK, FORGET = range(5)
 more; a look's number, its terms' number, until when it is wanted on `time.monotonic`, its size and what is `read`; the
 number of a look that nobody waits for any more."""
 
-TAKEN, REFUSED, BROKEN, SEEN, SKIPPED, FAILED = range(5, 11)
-"""From the process: terms' number and what runs the encoder; terms' number (None: all of them) and why not; why there
-is nothing to encode with, for ever; a look's number, its seconds, the size of what others wait for, and its signals, or
-nothing where nobody waited for it any more, or what went wrong."""
+HERE, TAKEN, REFUSED, BROKEN, SEEN, SKIPPED, FAILED = range(5, 12)
+"""From the process: why there is nothing to encode with yet, empty where that is not known; terms' number and what runs
+the encoder; terms' number (None: all of them) and why not; why there is nothing to encode with, for ever; a look's
+number, its seconds, the size of what others wait for, and its signals, or nothing where nobody waited for it any more,
+or what went wrong."""
 
 _LENGTH = Struct("<I")
 _ROOMS = (Path(classifiers.__path__[0]), Path(policies.__path__[0]), Path(__file__).parent)

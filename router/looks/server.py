@@ -21,13 +21,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from classifiers.artifact import ArtifactError
 from classifiers.classifier import Classifier
 from classifiers.encoder import EncoderUnavailable
-from router.encoders import EncoderSettings, warm
+from router.encoders import EncoderSettings, EndpointAway, warm
 from router.looks import messages
 from router.looks.messages import Terms, Unpacker, pack
 from router.looks.start import LISTENER, LOCK
@@ -42,6 +42,9 @@ NICE = 5
 
 _ALONE_SECONDS = 30.0
 """How long it waits for its first worker, which may have died meanwhile."""
+
+_FIRST_SECONDS, _MOST_SECONDS = 0.5, 30.0
+"""How long an endpoint that fails is left alone before it is asked again: the first time, and at most."""
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +94,7 @@ class Server:
         self._brought: deque[tuple[StaticEncoder | None, Encoder | None] | EncoderUnavailable] = deque()
         self._encoders: tuple[StaticEncoder | None, Encoder | None] = (None, None)
         self._classifiers: dict[bytes, Classifier] = {}
-        self._problem = ""
+        self._problem, self._for_ever = "", False
 
     def run(self) -> None:
         """Serve until the last worker has gone."""
@@ -108,13 +111,22 @@ class Server:
     # the encoder
 
     def _warm(self) -> None:
+        wait = _FIRST_SECONDS
+        while self._away():
+            sleep(wait)
+            wait = min(2 * wait, _MOST_SECONDS)
+
+    def _away(self) -> bool:
+        """Bring the encoder up, or say why not; whether it is worth another try."""
         try:
             self._bring_up(lambda static, full: self._bring((static, full)))
         except EncoderUnavailable as error:
             self._bring(error)
+            return isinstance(error, EndpointAway)
         except Exception as error:
             log.exception("the encoder failed as it was brought up")
             self._bring(EncoderUnavailable(f"the encoder failed as it was brought up: {error!r}"))
+        return False
 
     def _bring(self, what: tuple[StaticEncoder | None, Encoder | None] | EncoderUnavailable) -> None:
         self._brought.append(what)
@@ -128,15 +140,18 @@ class Server:
             if isinstance(what, EncoderUnavailable):
                 if self._encoders[1] is not None:
                     continue  # a better one failed: the one that there is stays
-                self._problem = str(what)
+                self._problem, self._for_ever = str(what), not isinstance(what, EndpointAway)
                 for worker in tuple(self._workers):
-                    self._tell(worker, messages.BROKEN, self._problem)
+                    self._tell(worker, *self._state())
             elif what[1] is not None:
-                self._encoders = what
+                self._encoders, self._problem = what, ""
                 self._classifiers.clear()
                 for worker in tuple(self._workers):
                     for number in tuple(worker.terms):
                         self._agree(worker, number)
+
+    def _state(self) -> tuple[int, str]:
+        return messages.BROKEN if self._for_ever else messages.HERE, self._problem
 
     # workers
 
@@ -187,8 +202,8 @@ class Server:
             worker.greeted = body[0] == self._build
             if not worker.greeted:
                 self._tell(worker, messages.REFUSED, None, f"the encoder's process is of another build ({self._build})")
-            elif self._problem:
-                self._tell(worker, messages.BROKEN, self._problem)
+            else:
+                self._tell(worker, *self._state())
         elif not worker.greeted:
             return
         elif kind == messages.LOOK:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from classifiers.encoder import EncoderUnavailable
+from router.encoders import EndpointAway
 from router.remote_encoder import RemoteEncoder
 
 
@@ -63,11 +63,11 @@ def test_vectors_come_back_in_order_and_at_length_one(url: str) -> None:
 def test_anything_but_vectors_is_said_to_be_unavailable(url: str, broken: Any) -> None:
     with RemoteEncoder(url, "some-model", "secret", 5.0) as encoder:
         Endpoint.broken = broken
-        with pytest.raises(EncoderUnavailable) as raised:
+        with pytest.raises(EndpointAway) as raised:
             encoder.encode(["abc"])
     assert "secret" not in str(raised.value)
 
 
 def test_nobody_there_is_said_to_be_unavailable() -> None:
-    with pytest.raises(EncoderUnavailable):
+    with pytest.raises(EndpointAway):
         RemoteEncoder("http://127.0.0.1:9", "some-model", None, 1.0)

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -90,7 +92,7 @@ async def test_what_it_says_is_what_would_be_said_in_this_process(process: Encod
 async def test_two_workers_share_it_and_it_ends_with_the_last(process: EncoderProcess) -> None:
     async with worker(process) as one:
         async with worker(process) as other:
-            assert process.begin() is None
+            assert [process.begin()] == children()
             both = await asyncio.gather(*(looker.look(from_text("Hello"), LONG) for looker in (one, other)))
             assert both[0] == both[1]
         assert await one.look(from_text("Hello again"), LONG)
@@ -118,8 +120,8 @@ async def test_killed_it_is_started_again_and_nobody_waits_for_it(process: Encod
 
 
 @pytest.mark.anyio
-async def test_one_that_hangs_is_said_to_and_killed_by_who_started_it(
-    process: EncoderProcess, monkeypatch: pytest.MonkeyPatch
+async def test_one_that_hangs_is_said_to_and_killed_by_whoever_waits_in_vain(
+    process: EncoderProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client, "_SILENT_SECONDS", 2)
     async with worker(process) as looker, worker(process) as other:
@@ -128,17 +130,46 @@ async def test_one_that_hangs_is_said_to_and_killed_by_who_started_it(
         with pytest.raises(TimeoutError):
             await other.look(from_text("What is a prime?"), 0.1)
         await holds(lambda: other.problem)
-        with pytest.raises(Away, match="does not answer"):
-            await other.look(from_text("What is a prime?"), LONG)
-        assert children() == [hung]
-        with pytest.raises(TimeoutError):
-            await looker.look(from_text("What is a prime?"), 0.1)
+        assert "does not answer" in caplog.text
         await holds(lambda: hung not in children())
         await holds(lambda: looker.ready and other.ready and not looker.problem + other.problem)
         for each in (other, looker):
             assert await each.look(from_text("What is a prime?"), LONG)
         await holds(lambda: not Path(f"/proc/{hung}").exists())
     await holds(lambda: not lives(process))
+
+
+@pytest.mark.anyio
+async def test_one_that_hung_before_anybody_met_it_is_ended_too(
+    process: EncoderProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_UNMET_SECONDS", 8)
+    starter = await asyncio.create_subprocess_exec(sys.executable, "-c", _STARTER, process.data_dir, process.cache_dir)
+    await starter.wait()
+    hung = process.begin()
+    assert hung is not None
+    os.kill(hung, signal.SIGSTOP)
+    async with worker(process) as looker:
+        assert process.begin() != hung
+        assert await looker.look(from_text("What is a prime?"), LONG)
+
+
+_STARTER = """
+import sys
+from pathlib import PosixPath
+from router.looks.start import EncoderProcess, EncoderSettings
+EncoderProcess(PosixPath(sys.argv[1]), PosixPath(sys.argv[2]), EncoderSettings("local", "", None, "cpu", 1.0)).begin()
+"""
+
+
+def test_what_has_the_id_of_one_that_ended_is_not_killed(process: EncoderProcess) -> None:
+    (process.data_dir / "encoder").mkdir()
+    with subprocess.Popen(["sleep", "60"]) as somebody, process._file("lock").open("wb") as lock:
+        for number in (somebody.pid, 2**22 + 1):
+            process.end(number)
+        assert taken(lock)
+        assert somebody.poll() is None
+        somebody.kill()
 
 
 @pytest.mark.anyio
@@ -181,10 +212,11 @@ async def test_nobody_else_may_speak_to_it_or_read_its_key(process: EncoderProce
 
 
 @pytest.mark.anyio
-async def test_without_an_encoder_it_says_why_and_ends(tmp_path: Path, encoder_cache: Path) -> None:
-    process = EncoderProcess(tmp_path, encoder_cache, EncoderSettings("http://127.0.0.1:9/v1", "m", "key", "cpu", 1.0))
+async def test_without_an_encoder_it_says_why_and_ends(tmp_path: Path) -> None:
+    (cache := tmp_path / "cache").write_text("no folder")
+    process = EncoderProcess(tmp_path, cache, LOCAL)
     async with worker(process) as looker:
-        assert "http://127.0.0.1:9" in looker.problem
+        assert str(cache) in looker.problem
     await holds(lambda: not lives(process))
 
 
@@ -212,6 +244,33 @@ async def test_an_embeddings_endpoint_is_asked_by_the_process(tmp_path: Path, en
         url = f"http://127.0.0.1:{endpoint.server_port}/v1"
         settings = EncoderSettings(url, prepare.MINILM.name, "sk-theirs", "auto", 5.0)
         async with worker(EncoderProcess(tmp_path, encoder_cache, settings)) as looker:
+            assert (await looker.look(from_text("Hello"), LONG)).look == "full"
+        endpoint.shutdown()
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_that_is_down_at_first_is_asked_again(
+    tmp_path: Path, encoder_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint, bind_and_activate=False)
+    endpoint.server_bind()  # nobody else has the port, and nobody listens yet
+    url = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
+    settings = EncoderSettings(url, prepare.MINILM.name, "sk-theirs", "auto", 5.0)
+    process = EncoderProcess(tmp_path, encoder_cache, settings)
+
+    def come_up() -> None:
+        endpoint.server_activate()
+        endpoint.serve_forever()
+
+    async def while_it_is_down() -> None:
+        await holds(lambda: f"the embeddings endpoint {url}" in caplog.text)
+        threading.Thread(target=come_up, daemon=True).start()
+
+    with endpoint:
+        down = asyncio.create_task(while_it_is_down())
+        async with worker(process) as looker:
+            assert down.done()
+            assert not looker.problem
             assert (await looker.look(from_text("Hello"), LONG)).look == "full"
         endpoint.shutdown()
 
