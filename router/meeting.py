@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import time
 from typing import IO
 
 _LONGEST_SOCKET_PATH = 100
+
+_FRESH_SECONDS = 60.0
+"""A socket so young may be one that is not listened at yet."""
 
 
 def taken(lock: IO[bytes]) -> bool:
@@ -19,6 +27,17 @@ def taken(lock: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make something in a folder while nobody else does: whoever comes meanwhile waits. Leaves nothing behind."""
+    turn = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(turn)
 
 
 def socket_path(path: Path) -> Path:
@@ -36,3 +55,13 @@ def make_private(folder: Path) -> None:
     if folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to somebody else: remove it, or name another data folder")
     folder.chmod(0o700)
+
+
+def make_room(path: Path) -> None:
+    """Have a private folder for a socket, without those that the dead left there. Raises `PermissionError`."""
+    make_private(path.parent)
+    for other in path.parent.glob("*.sock"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
+            caller.setblocking(False)
+            if time() - other.lstat().st_mtime > _FRESH_SECONDS and caller.connect_ex(str(other)) == errno.ECONNREFUSED:
+                other.unlink()

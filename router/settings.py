@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from policies import document
 from policies.document import Loaded
 from router import presets
+from router.meeting import alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,9 @@ def policy_file(name: str, data_dir: Path) -> Path:
         return Path(name)
     data_dir.mkdir(parents=True, exist_ok=True)
     path = data_dir / f"{name}.yaml"
-    if not path.exists():
-        path.write_text(presets.text(name), encoding="utf-8")
+    with alone(data_dir):
+        if not path.exists():
+            path.write_text(presets.text(name), encoding="utf-8")
     return path
 
 

@@ -6,18 +6,19 @@ stays when it ends; what it had under way does not. A worker that is killed take
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from time import time
 from typing import Any
 
 import orjson
+
+from router.meeting import alone, taken
 
 _PREFIX = "workers-"
 _LIVES_SECONDS = 5.0
@@ -27,13 +28,16 @@ _LIVES_SECONDS = 5.0
 def meeting_place(data_dir: Path) -> Iterator[Path]:
     """A folder for the files of one proxy's workers. It goes with the proxy, and those of killed ones with the next."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    for left in data_dir.glob(f"{_PREFIX}*"):
-        with suppress(OSError), (left / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=data_dir) as made, Path(made, "lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(made)
+    with ExitStack() as stack:
+        with alone(data_dir):
+            for left in data_dir.glob(f"{_PREFIX}*"):
+                with suppress(OSError), (left / "lock").open("rb") as lock:
+                    if taken(lock):
+                        shutil.rmtree(left)
+            made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX, dir=data_dir)))
+            mine = taken(stack.enter_context((made / "lock").open("wb")))
+            assert mine, "only who is alone here looks at it"
+        yield made
 
 
 class Worker:

@@ -31,6 +31,7 @@ from router.ledger import blocks, codec, layout
 from router.ledger.feedback import Feedback
 from router.ledger.meter import Hold
 from router.ledger.sums import Packed, merge_all, merge_packed, pack_entries
+from router.meeting import alone
 
 log = logging.getLogger(__name__)
 
@@ -92,23 +93,35 @@ class JournalFile:
             path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._db = sqlite3.connect(path, timeout=_MAKING_SECONDS, isolation_level=None, check_same_thread=False)
+        self._tried: dict[int, frozenset[str]] = {}
         try:
             layout.check(self._db, path, create=create)
+            if create:
+                self._make()
+            else:
+                self._db.execute("PRAGMA query_only=on")
         except BaseException:
             self._db.close()
             raise
-        self._tried: dict[int, frozenset[str]] = {}
-        if not create:
-            self._db.execute("PRAGMA query_only=on")
-            return
-        path.chmod(0o600)
-        self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        with self._transaction():
-            layout.make(self._db, path)
-            self._db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
-            self._db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
+
+    def _make(self) -> None:
+        """Make what is not there. Alone, since of two who change the mode at once SQLite refuses one."""
+        self.path.chmod(0o600)
+        try:
+            with alone(self.path.parent):
+                self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                with self._transaction():
+                    layout.make(self._db, self.path)
+                    self._db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
+                    self._db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
+        except sqlite3.OperationalError as error:
+            room = -(-self.path.stat().st_size // 2**20)
+            raise sqlite3.OperationalError(
+                f"the journal {self.path} cannot be begun or brought up to version {layout.VERSION} ({error}); what "
+                f"was in it is as it was. See that its disk can be written and has {room} MiB left, and start again"
+            ) from error
         self._db.execute(f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS}")
 
     def close(self) -> None:

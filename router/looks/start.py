@@ -20,7 +20,7 @@ from typing import IO
 
 from router.encoders import EncoderSettings
 from router.looks.messages import build
-from router.meeting import make_private, socket_path, taken
+from router.meeting import make_private, make_room, socket_path, taken
 
 LISTENER, LOCK = 3, 4
 """The descriptors of the socket that the process accepts workers from, and of the lock that it holds."""
@@ -51,8 +51,8 @@ class EncoderProcess:
         Returns the id of the one that lives now; None where somebody is only just starting it.
         """
         lock_file, path = self._file("lock"), self.socket
-        for folder in (lock_file.parent, path.parent):
-            make_private(folder)
+        make_private(lock_file.parent)
+        make_room(path)
         with lock_file.open("ab") as lock:
             if not taken(lock):
                 return int(lock_file.read_text() or 0) or None

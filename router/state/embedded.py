@@ -30,7 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
-from router.meeting import make_private, socket_path, taken
+from router.meeting import make_room, socket_path, taken
 from router.state import watchdog
 
 _START_SECONDS = 60.0
@@ -81,7 +81,7 @@ class EmbeddedStore:
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            make_private(self.socket.parent)
+            make_room(self.socket)
         except PermissionError as error:
             raise StoreNotStarted(str(error)) from error
         share = self._share or (self._folder / "users.lock").open("ab")
