@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from secrets import token_hex
 
 from hypothesis import strategies as st
 
@@ -54,6 +55,11 @@ def entry(
         attempts=attempts, usage=usage, cost_nanos=cost, baseline_nanos=baseline, classify_ms=1.5, overhead_ms=0.4,
         ttft_ms=12.0, total_ms=total_ms,
     )  # fmt: skip
+
+
+def bulky() -> Features:
+    """What no compression makes small."""
+    return Features(conversation=token_hex(2_000))
 
 
 _names = st.sampled_from(["small", "large", "code", "qwen", "gpt-4o", "", "a|b", "ü\x1f%"])
