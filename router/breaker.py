@@ -17,7 +17,7 @@ State: TypeAlias = Literal["closed", "open", "half-open"]
 LONGEST = 8
 """A rest grows with each failed probe up to this many times the policy's."""
 
-HARMLESS: frozenset[str] = frozenset({"bad_request", "context", "full", "cooling", "cancelled", "deadline"})
+HARMLESS: frozenset[str] = frozenset({"bad_request", "context", "full", "cooling", "cancelled", "deadline", "stopped"})
 """Kinds of failure that say nothing bad of the backend."""
 
 AT_ONCE: frozenset[str] = frozenset({"auth"})

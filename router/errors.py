@@ -28,6 +28,7 @@ An `UpstreamError` has one of these kinds, which is also what `policies.values.A
 ``full``         our own limit: the backend has no free slot and its queue is too long
 ``cooling``      our own breaker: the backend rests after failures
 ``cancelled``    the client left
+``stopped``      the proxy was stopped, and had no time left for the answer to end in
 ``poor``         the answer came, but failed a check of its tier; `Attempt.error` names which, as ``poor:json``
 ================ ======================================================================================
 
@@ -37,6 +38,7 @@ into an error.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
@@ -48,7 +50,8 @@ from policies.values import Attempt, Phase
 
 Kind: TypeAlias = Literal[
     "connect", "dns", "tls", "timeout", "deadline", "reset", "cut", "malformed", "empty", "rate_limited",
-    "server_error", "auth", "not_found", "context", "bad_request", "full", "cooling", "cancelled", "poor",
+    "server_error", "auth", "not_found", "context", "bad_request", "full", "cooling", "cancelled", "stopped",
+    "poor",
 ]  # fmt: skip
 
 REQUEST_KINDS: frozenset[str] = frozenset({"bad_request", "context"})
@@ -103,6 +106,7 @@ class RequestError(TierwiseError):
         self.headers: Mapping[str, str] = headers or {}
 
 
+STOPPED: Final = RequestError(503, "shutting_down", "The proxy is being stopped, and had no time left for this answer.")
 BUG: Final = RequestError(500, "internal_error", "The proxy failed on this request; its log says why.")
 
 
@@ -134,6 +138,11 @@ class Exhausted(TierwiseError):
     def __init__(self, attempts: tuple[Attempt, ...], last: UpstreamError) -> None:
         super().__init__(last.message)
         self.attempts, self.last = attempts, last
+
+
+def out_of_time(error: BaseException) -> bool:
+    """Whether it is the server who cancels, since the proxy stops and what was given to requests to end in is over."""
+    return isinstance(error, asyncio.CancelledError) and "graceful shutdown" in str(error)
 
 
 def shape(status: int, message: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:

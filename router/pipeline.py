@@ -30,7 +30,7 @@ from router.affinity import Trace
 from router.baseline import Baseline, baseline_backend
 from router.billing import baseline_nanos, proxy_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
-from router.errors import Exhausted, RequestError
+from router.errors import STOPPED, Exhausted, RequestError, out_of_time
 from router.fleet import Fleet
 from router.headers import printable, served_headers
 from router.ledger.budgets import Grant
@@ -203,6 +203,13 @@ class Pipeline:
                 if exchange.answer.whole is None:
                     await exchange.answer.aclose()
                 exchange.status, exchange.outcome = 200, exchange.attempts[-1].outcome
+        except asyncio.CancelledError as error:
+            if not out_of_time(error):
+                raise
+            exchange.status, exchange.outcome = STOPPED.status, "error"
+            if exchange.answer is not None:
+                raise
+            await deliver(told(STOPPED))
         except Exception:
             exchange.status, exchange.outcome = 500, "error"
             raise

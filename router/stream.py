@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from router import sse
-from router.errors import UpstreamError, client_status, in_body, shape
+from router.errors import STOPPED, UpstreamError, client_status, in_body, out_of_time, shape
 from router.haste import HASTE
 from router.lane import Flight
 from router.usage import Look, Said, look, plain, usage_in
@@ -144,12 +144,17 @@ class Stream:
                     await HASTE.give_way()
             except UpstreamError as error:
                 self._failure = None if self._unfinished <= 0 and not self._any_event else error
-            except BaseException:
+            except BaseException as error:
                 if data is not None:
                     self._take(data)  # it may say what was used
-                self._flight.land("cancelled")
-                self._ended = True
-                raise
+                if not out_of_time(error):
+                    self._flight.land("cancelled")
+                    self._ended = True
+                    raise
+                if self._unfinished > 0 or self._any_event:
+                    stopped = UpstreamError("stopped", STOPPED.message, status=STOPPED.status, code=STOPPED.code)
+                    self._failure = self._failure or stopped
+                continue
             if data is not None:
                 self._take(data)
             elif self._failure is None and not self._any_event:

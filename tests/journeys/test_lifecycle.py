@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +23,11 @@ import pytest
 
 from classifiers import artifact
 from classifiers.artifact import default_artifact
+from router.errors import STOPPED
 from router.launch import Proxy, running_proxy
+from router.ledger import codec
+from router.ledger.journal_file import JournalFile
+from router.ledger.ledger import JOURNAL_NAME
 from tests.journeys.conftest import POLICY
 
 HELLO = {"model": "tier/small", "messages": [{"role": "user", "content": "Hello there!"}]}
@@ -183,6 +189,44 @@ def test_shutdown_drains_streams_and_flushes_the_ledger(policy: Path, tmp_path: 
     assert total["requests"] == 1
     assert total["output_tokens"] == usage["completion_tokens"]
     assert total["cost_usd"] == pytest.approx(usage["cost"])
+
+
+ASIDE = {"sec-fetch-site": "none"}
+"""A browser's header, with which a request goes the way of all others."""
+
+
+@pytest.mark.parametrize("headers", [{}, ASIDE], ids=["express", "asgi"])
+def test_what_a_drain_has_no_time_left_for_is_told_so(policy: Path, tmp_path: Path, headers: dict[str, str]) -> None:
+    slow = POLICY.replace("tokens_per_second: 4000, output_tokens: 40", "tokens_per_second: 5, output_tokens: 600")
+    policy.write_text(slow.replace("limits: {", "limits: {drain: 1s, "))
+    with running_proxy(policy, tmp_path / "data") as proxy, ThreadPoolExecutor() as pool:
+        proxy.wait_until_ready()
+        url = f"{proxy.url}/v1/chat/completions"
+        whole = pool.submit(httpx.post, url, json=HELLO, headers=headers, timeout=30)
+        body = {**HELLO, "stream": True}
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            eventually(lambda: "tierwise_in_flight 2.0" in httpx.get(f"{proxy.url}/metrics").text)
+            proxy.process.terminate()
+            events = [line for line in lines if line]
+        assert proxy.process.wait(timeout=20) == 0
+    refused = whole.result()
+    assert refused.status_code == 503
+    for told in (json.loads(events[-1].removeprefix("data: ")), refused.json()):
+        assert told["error"] == {
+            "message": STOPPED.message, "type": "server_error", "param": None, "code": "shutting_down",
+        }  # fmt: skip
+    assert "data: [DONE]" not in events
+    with closing(JournalFile(tmp_path / "data" / JOURNAL_NAME, create=False)) as journal:
+        entries = {entry.stream: entry for entry in map(codec.decode, journal.bodies(0, time.time()))}
+    assert [(entries[stream].outcome, entries[stream].status) for stream in (True, False)] == [
+        ("error", 200), ("error", 503),
+    ]  # fmt: skip
+    (attempt,) = entries[True].attempts
+    assert (attempt.outcome, attempt.error, attempt.phase) == ("error", "stopped", "stream")
+    assert attempt.usage is not None
+    assert report(tmp_path / "data")["total"]["errors"] == 2
 
 
 def test_a_client_that_leaves_is_billed_for_what_was_used(policy: Path, tmp_path: Path) -> None:
