@@ -374,6 +374,16 @@ async def test_a_chat_whose_client_leaves_is_cancelled_at_once() -> None:
         assert not site.connections
 
 
+async def test_a_client_that_will_say_no_more_has_left() -> None:
+    """All that comes of either is the same FIN, and one that has left must not be paid for until it is written to."""
+    async with serving() as site, talking(site) as client:
+        await client.say(chat(b"this", x_pieces="never"))
+        await until(lambda: site.serving == 1)
+        client.writer.write_eof()
+        assert await client.hear() == b""
+        await until(lambda: site.serving == 0)
+
+
 async def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_behind() -> None:
     async with serving() as site:
         async with talking(site) as client:
