@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,22 @@ def test_a_store_set_back_into_folded_sums_gets_its_entries_counted_again(
     cells = {name: packed for _, name, packed in batch.sums if name[0] != "="}
     assert cells == {name: packed for (_, name), packed in expected.items() if name[0] != "="}
     assert "went back to commit 7" in caplog.text
+    file.close()
+
+
+def test_what_ten_seconds_take_to_read_does_not_grow_with_what_came_before(path: Path) -> None:
+    """In steps of SQLite's machine, where reading every row takes several for each."""
+    file = JournalFile(path)
+    block = blocks.pack([codec.encode(entry(at=NOON))])
+    db = sqlite3.connect(path)
+    rows = ((seq, NOON + seq, NOON + seq, 1, block) for seq in range(10_000))
+    db.executemany("INSERT INTO blocks VALUES (?,?,?,?,?)", rows)
+    db.commit()
+    db.close()
+    steps = count()
+    file._db.set_progress_handler(lambda: next(steps) and 0, 1)
+    assert len(list(file.bodies(NOON + 9_990, NOON + 10_000))) == 0, "all say that they are from noon"
+    assert 100 < next(steps) < 1_000
     file.close()
 
 
