@@ -12,6 +12,7 @@ from policies.addressing import Target
 from policies.conditions import Facts, Verdict
 from policies.document import Loaded
 from policies.eligibility import Standing, standings
+from policies.frozen import quick
 from policies.money import Price, expected_cost
 from policies.objective import Option, choose, expected_output_tokens
 from policies.schema import Backend, Budget, Objective, Policy, Rule
@@ -26,6 +27,7 @@ class Narrowed:
     why: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Case:
     """One request with everything known of it."""
@@ -130,8 +132,9 @@ def under(loaded: Loaded, target: Target, case: Case, signals: Signals) -> Case:
     if known is None or signals.domain != known.domain or case.view.exceeded:
         return case_of(loaded, target, case.features, signals, case.view)
     if signals.complexity != known.complexity:
-        rules = judge_rules(policy, Facts(case.features, signals, case.view.now))
-        if any(now.holds is not before.holds for (_, now), (_, before) in zip(rules, case.rules, strict=True)):
+        facts = Facts(case.features, signals, case.view.now)
+        asking = [(rule.when, verdict) for rule, verdict in case.rules if "complexity" in rule.when.signals]
+        if any(when.match(facts).holds is not verdict.holds for when, verdict in asking):
             return case_of(loaded, target, case.features, signals, case.view)
     if signals.success is known.success:
         return case

@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from policies.frozen import quick
 from policies.values import Band, Features, Signals
 
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -35,6 +36,7 @@ Names: TypeAlias = Annotated[
 SomeNames: TypeAlias = Annotated[Names, Field(min_length=1)]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What predicates are asked about. ``signals`` is None before classification, ``now`` before the clock is read."""
@@ -44,6 +46,7 @@ class Facts:
     now: datetime | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a predicate holds (None: what it asks about is not known), and what writes the sentence that says so."""
@@ -301,11 +304,23 @@ class When(_Shape):
 
     def match(self, facts: Facts) -> Verdict:
         """Judge every condition that is given and say why."""
-        return _all([PREDICATES[name].judge(wanted, facts) for name, wanted in self.given()])
+        return _all([judge(wanted, facts) for judge, wanted in self.judges])
+
+    @cached_property
+    def judges(self) -> tuple[tuple[Callable[[Any, Facts], Verdict], Any], ...]:
+        """What judges each condition that is given, with its setting."""
+        return tuple((PREDICATES[name].judge, wanted) for name, wanted in self.given())
 
     def given(self) -> list[tuple[str, Any]]:
         """Name each condition that is given, with its setting, in registry order."""
-        return [(name, wanted) for name, wanted in vars(self).items() if wanted is not None]
+        return [(name, wanted) for name in PREDICATES if (wanted := getattr(self, name)) is not None]
+
+    def __copy__(self) -> Self:
+        """Copy the conditions without what was worked out of them: a copy is made to change one."""
+        copied = super().__copy__()
+        for worked_out in ("judges", "signals"):
+            copied.__dict__.pop(worked_out, None)
+        return copied
 
     def nested(self) -> Iterator[When]:
         """Give this and every `When` inside it."""
@@ -313,9 +328,10 @@ class When(_Shape):
         for inner in (*(self.and_ or ()), *(self.or_ or ()), *((self.not_,) if self.not_ else ())):
             yield from inner.nested()
 
-    def asks_signals(self) -> bool:
-        """Say whether anything here asks what a classifier says."""
-        return any(PREDICATES[name].asks_signals for when in self.nested() for name, _ in when.given())
+    @cached_property
+    def signals(self) -> frozenset[str]:
+        """What anything here asks of a classifier: ``domain``, ``complexity``, both or nothing."""
+        return frozenset(name for when in self.nested() for name, _ in when.given() if PREDICATES[name].asks_signals)
 
 
 PREDICATES: Mapping[str, Predicate] = {
@@ -332,9 +348,5 @@ def headers_read(whens: Iterable[When]) -> frozenset[str]:
 
 def texts_read(whens: Iterable[When]) -> bool:
     """Say whether any of these conditions looks at a request's language, at whether it has code, or at a signal."""
-    asks = (
-        inner.language or inner.has_code is not None or inner.asks_signals()
-        for when in whens
-        for inner in when.nested()
-    )
+    asks = (inner.language or inner.has_code is not None or inner.signals for when in whens for inner in when.nested())
     return any(asks)

@@ -16,6 +16,7 @@ from policies.case import Case, awake, case_of, estimate, judge_rules
 from policies.conditions import Facts
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal
+from policies.frozen import quick
 from policies.objective import choose, cost_order, doubt, floor
 from policies.problems import listing
 from policies.schema import Backend, Objective, Policy, Rule
@@ -23,6 +24,7 @@ from policies.session import hold
 from policies.values import Decision, Estimate, Features, Plan, Refusal, Signals, Step, Success, View
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Pick:
     """A chosen tier, the sentences for it, and what the request wanted by itself."""
@@ -154,7 +156,9 @@ def _pick(case: Case, target: Target) -> Pick:
             return Pick(tier, (*resting, f"rule {rule.name!r} sends it to {tier}"), wanted=tier)
         resting = (*resting, f"rule {rule.name!r} would send it to {tier}, which cannot serve it")
     wanted = _wanted(case, target.objective or case.policy.objective, eligible)
-    return _explored(case, _held(case, replace(wanted, reasons=(*resting, *wanted.reasons)), eligible), eligible)
+    if resting:
+        wanted = replace(wanted, reasons=(*resting, *wanted.reasons))
+    return _explored(case, _held(case, wanted, eligible), eligible)
 
 
 def _wanted(case: Case, objective: Objective, eligible: Sequence[str]) -> Pick:

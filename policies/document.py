@@ -48,6 +48,8 @@ class Loaded:
     """By tier, the backends that its cost is estimated by: one of each price."""
     told_apart: frozenset[str] = field(init=False, repr=False, compare=False)
     """The tiers some of whose backends answer differently well from others."""
+    asks_complexity: bool = field(init=False, repr=False, compare=False)
+    """Whether a rule or a budget asks how complex a request is."""
     open: Open = field(init=False, repr=False, compare=False)
     plans: dict[str, Plan | None] = field(init=False, repr=False, compare=False)
     """What `policies.decide` has found to hold for every request of a model name that nothing stands in the way of."""
@@ -63,6 +65,8 @@ class Loaded:
         object.__setattr__(self, "priced", priced)
         apart = frozenset(name for name, tier in self.policy.tiers.items() if tier.told_apart)
         object.__setattr__(self, "told_apart", apart)
+        whens = [*(rule.when for rule in self.policy.rules), *(budget.when for budget in self.policy.budgets)]
+        object.__setattr__(self, "asks_complexity", any("complexity" in when.signals for when in whens))
         object.__setattr__(self, "_targets", targets(self.policy))
 
     def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:

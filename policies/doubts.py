@@ -44,9 +44,9 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
             return True
     elif target.kind == "tier" and target.name in loaded.told_apart:
         return True
-    excluding = [rule.when for rule in policy.rules if rule.exclude is not None and rule.when.asks_signals()]
+    excluding = [rule.when for rule in policy.rules if rule.exclude is not None and rule.when.signals]
     return any(when.match(facts).holds is None for when in excluding) or any(
-        budget.when.asks_signals() for budget in policy.budgets
+        budget.when.signals for budget in policy.budgets
     )
 
 
@@ -69,9 +69,9 @@ def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View)
     far = _moves(loaded.policy, signals)
     matters = case.narrowed or case.matched("prefer")
     if matters or not steady(target.objective or loaded.policy.objective, pick.utilities, far):
-        others = doubts(loaded.policy, signals)
+        others = doubts(loaded, signals)
     else:
-        others = _doubts_of_kind(signals)
+        others = _doubts_of_kind(loaded, signals)
     for other in others:
         doubted = under(loaded, target, case, other)
         if doubted is case:
@@ -89,15 +89,15 @@ def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View)
     return False
 
 
-def doubts(policy: Policy, signals: Signals) -> Iterator[Signals]:
+def doubts(loaded: Loaded, signals: Signals) -> Iterator[Signals]:
     """Give what a better look might say: each prediction at either end of its interval beside the baseline's, every
-    other domain that is still likely, and complexity moved both ways."""
-    far = _moves(policy, signals)
+    other domain that is still likely, and complexity moved both ways where the policy asks for it."""
+    far = _moves(loaded.policy, signals)
     for sign in (1, -1):
         yield replace(
             signals, success={tier: _moved(success, sign * far[tier]) for tier, success in signals.success.items()}
         )
-    yield from _doubts_of_kind(signals)
+    yield from _doubts_of_kind(loaded, signals)
 
 
 def _moves(policy: Policy, signals: Signals) -> Mapping[str, float]:
@@ -109,11 +109,11 @@ def _moves(policy: Policy, signals: Signals) -> Mapping[str, float]:
     }
 
 
-def _doubts_of_kind(signals: Signals) -> Iterator[Signals]:
+def _doubts_of_kind(loaded: Loaded, signals: Signals) -> Iterator[Signals]:
     for domain, probability in signals.domain_probs.items():
         if domain != signals.domain and probability >= DOUBTFUL_DOMAIN:
             yield replace(signals, domain=domain)
-    if signals.complexity is not None:
+    if loaded.asks_complexity and signals.complexity is not None:
         for shift in (DOUBTFUL_COMPLEXITY, -DOUBTFUL_COMPLEXITY):
             yield replace(signals, complexity=min(1.0, max(0.0, signals.complexity + shift)))
 

@@ -72,6 +72,7 @@ class Option:
     cost: Decimal | None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The tier that the objective chooses, the sentence for it, and each tier's utility where there is one."""

@@ -140,8 +140,8 @@ def test_bands() -> None:
 def test_what_conditions_read_is_known_beforehand() -> None:
     when = When.model_validate({"or": [{"header": {"X-A": "1"}}, {"not": {"header": {"x-b": "2"}, "domain": "law"}}]})
     assert headers_read([when, When()]) == {"x-a", "x-b"}
-    assert when.asks_signals()
-    assert not When.model_validate({"has_code": True}).asks_signals()
+    assert when.signals
+    assert not When.model_validate({"has_code": True}).signals
     assert len(DAYS) == 7
 
 

@@ -70,7 +70,7 @@ def test_what_could_flip_is_what_would_be_decided_otherwise(
     assert known is not None
     for request in (asked, replace(asked, input_tokens=min(asked.input_tokens, 500), model="auto", allowed=None)):
         steps = decide(loaded, request, known, view).steps
-        otherwise = [decide(loaded, request, other, view).steps for other in doubts(loaded.policy, known)]
+        otherwise = [decide(loaded, request, other, view).steps for other in doubts(loaded, known)]
         assert could_flip(loaded, request, known, view) is any(other != steps for other in otherwise)
 
 
