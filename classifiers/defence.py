@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -88,10 +88,9 @@ def cores(text: str) -> tuple[str, ...]:
     """
     if len(text) > MOST:
         return ()
-    places = list(_places(text))
-    if not places:
+    cuts = _places(text)
+    if not cuts:
         return ()
-    cuts = list(dict.fromkeys((*places[:PLACES], *places[-PLACES:])))
     told = [_content(text[start:end]) for start, end in pairwise((0, *cuts, len(text)))]
     found: dict[str, None] = {}
     for number, cut in enumerate(cuts, 1):
@@ -134,7 +133,7 @@ def _content(text: str) -> set[str]:
     """The beginnings of the words that say what a text is of; pairs of characters where a script does not part its
     words."""
     found: set[str] = set()
-    for word in _TOKEN.findall(text):
+    for word in set(_TOKEN.findall(text)):
         if not word.isascii() and _FAR.search(word):
             found.update(word[at : at + 2] for at in range(max(1, len(word) - 1)))
         elif len(word) > 2 or (len(word) > 1 and not word.islower()):
@@ -214,25 +213,43 @@ _GAP: Final = 3
 """Words from one odd one to the next within a run of them."""
 
 
-def _places(text: str) -> Iterator[int]:
-    """Where another part begins, ascending; looked for in `SPAN` characters at either end."""
+def _places(text: str) -> list[int]:
+    """Where another part begins, ascending: the first `PLACES` and the last, within `SPAN` characters of either end."""
     if len(text) > 2 * SPAN:
-        yield from _places(text[:SPAN])
-        yield from (len(text) - SPAN + place for place in _places(text[-SPAN:]))
-        return
+        cut = len(text) - SPAN
+        found = [*_places(text[:SPAN]), *(cut + place for place in _places(text[cut:]))]
+    else:
+        found = [_start(text, at) for at in _ends_of(_beginnings(text))]
+    return _ends_of(found)
+
+
+def _ends_of(found: list[int]) -> list[int]:
+    return found if len(found) <= 2 * PLACES else found[:PLACES] + found[-PLACES:]
+
+
+def _start(text: str, at: int) -> int:
+    """Where the word with this number stands."""
+    return len(text) - len(text.split(None, at)[-1])
+
+
+def _beginnings(text: str) -> list[int]:
+    """The numbers of the words with which another part begins."""
     words = text.split()
-    natures = [_nature(word) for word in words]
+    natures = list(map(_nature, words))
     kinds = _kinds(words, natures)
-    end = 0
-    for at, word in enumerate(words):
-        start = text.index(word, end)
+    lines = set(accumulate(len(line.split()) for line in text.split("\n"))) if "\n" in text else ()
+    found = []
+    for at in range(1, len(words)):
         last, this = natures[at - 1], natures[at]
-        if at and not last.holds and not this.label:
+        if last.holds or this.label:
+            continue
+        if last.stops or kinds[at] != kinds[at - 1] or at in lines:
+            found.append(at)
+        elif last.low and (this.capital or this.loud or this.opens):
             after = words[at + 1] if at + 1 < len(words) else ""
-            parted = last.stops or kinds[at] != kinds[at - 1] or "\n" in text[end:start]
-            if parted or (last.low and _begins(last, word, this, after)):
-                yield start
-        end = start + len(word)
+            if _begins(last, words[at], this, after):
+                found.append(at)
+    return found
 
 
 class _Nature(NamedTuple):
@@ -251,23 +268,31 @@ class _Nature(NamedTuple):
     follows: bool
 
 
+def _of_letters(word: str) -> _Nature:
+    """The nature of a word of small ASCII letters."""
+    odd = word in _KEYWORDS or _HARSH.search(word)
+    return _Nature(
+        1 if odd else 0, False, word in _JOINS, False, True, False, False, word in _OPENERS, word not in _MOVED
+    )
+
+
+_TELLING: Final = {word: _of_letters(word) for word in _KEYWORDS | _JOINS | _OPENERS | _MOVED}
+_NOISE, _PLAIN = _of_letters("zzz"), _of_letters("plain")
+
+
 @lru_cache(KEPT)
 def _nature(word: str) -> _Nature:
-    if word.isascii() and word.isalpha() and word.islower():
-        odd = word in _KEYWORDS or _HARSH.search(word)
-        opens, follows = word in _OPENERS, word not in _MOVED
-        return _Nature(1 if odd else 0, False, word in _JOINS, False, True, False, False, opens, follows)
-    lower, label = word.lower(), bool(_LABEL.match(word))
+    if word.isalpha() and word.islower() and word.isascii():
+        return _TELLING.get(word) or (_NOISE if _HARSH.search(word) else _PLAIN)
+    lower, end = word.lower(), word[-1]
+    kind = 2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0
+    if end.isalnum():
+        label = stops = False
+    else:
+        label, stops = bool(_LABEL.match(word)), bool(_END.search(word))
+    holds, capital = label or end == "," or lower in _JOINS, word[0].isupper() and word[1:].islower()
     return _Nature(
-        kind=2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0,
-        label=label,
-        holds=label or word[-1] == "," or lower in _JOINS,
-        stops=bool(_END.search(word)),
-        low=word[-1].islower(),
-        capital=word[0].isupper() and word[1:].islower(),
-        loud=word.isupper(),
-        opens=lower in _OPENERS,
-        follows=lower not in _MOVED,
+        kind, label, holds, stops, end.islower(), capital, word.isupper(), lower in _OPENERS, lower not in _MOVED
     )
 
 

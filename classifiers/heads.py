@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,20 +128,26 @@ def tree_logits(x: Array, features: NDArray[np.int32], thresholds: Array, leaves
     trees, inner = features.shape
     if not trees:
         return np.zeros((len(x), leaves.shape[1]), np.float32)
-    nodes, limits = features.ravel(), thresholds.ravel()
-    first = np.arange(trees) * (inner + 1) - inner
+    nodes, limits, (roots, left) = features.ravel(), thresholds.ravel(), _layout(trees, inner)
     out = np.empty((len(x), leaves.shape[1]), np.float32)
     for start in range(0, len(x), _TREE_ROWS):
         part = x[start : start + _TREE_ROWS]
-        right = part.take(nodes, axis=1) > limits
-        # Below node i of a tree are 2i + 1 on the left and 2i + 2 on the right; its leaves come after its nodes.
-        root = np.arange(0, right.size, inner).reshape(len(part), trees)
-        below, node = 1 - root, root
+        rows = np.arange(0, len(part) * nodes.size, nodes.size)[:, None]
+        below = (left + (part.take(nodes, axis=1) > limits)).ravel()
+        at = roots
         for _ in range(TREE_DEPTH):
-            node = node + node + below + right.take(node)
-        leaf = node - root + first
-        out[start : start + _TREE_ROWS] = leaves.take(leaf, axis=0).sum(axis=1)
+            at = below.take(at + rows)
+        out[start : start + _TREE_ROWS] = leaves.take(at, axis=0).sum(axis=1)
     return out
+
+
+@cache
+def _layout(trees: int, inner: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each tree's root stands among all inner nodes, and what is below each of them on the left: another inner
+    node, or a leaf, by its place among all leaves. On the right is the next one."""
+    node, tree = np.arange(inner), np.arange(trees)[:, None]
+    left = 2 * node + 1
+    return tree.ravel() * inner, np.where(left < inner, left + tree * inner, left - inner + tree * (inner + 1)).ravel()
 
 
 _TREE_ROWS = 256

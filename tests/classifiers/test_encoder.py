@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from classifiers import prepare
 from classifiers.encoder import MAX_CHARACTERS, MAX_PIECES, Encoder, WordPieces, readable, window
 from classifiers.prepare import MINILM, Encoders, load, load_full
-from classifiers.static import distil
 
 SUBJECTS = (
     "the fall of Rome", "a lock-free queue", "Fourier transforms", "compound interest", "my cat's diet", "tort law",
@@ -212,14 +211,6 @@ def test_a_tokenizer_without_the_markers_is_refused(tmp_path: Path) -> None:
     Tokenizer(models.WordPiece({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"no \[CLS\] piece"):
         WordPieces(tmp_path / "tokenizer.json")
-
-
-def test_distilled_rows_are_centred_and_rare_pieces_weigh_more() -> None:
-    embeddings = np.random.default_rng(0).normal(1, 1, (5000, 16)).astype(np.float32)
-    table = distil(embeddings).astype(np.float32)
-    lengths = np.linalg.norm(table, axis=1)
-    assert lengths[:5].mean() < lengths[-500:].mean() / 10
-    np.testing.assert_allclose((table / lengths[:, None]).mean(axis=0), 0, atol=0.03)
 
 
 def test_a_folder_without_a_model_is_unavailable_not_a_crash(tmp_path: Path, reference: Encoder) -> None:
