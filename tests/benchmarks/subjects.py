@@ -79,28 +79,13 @@ class Peer:
             case "litellm":
                 return (python.with_name("litellm"), "--config", _litellm(folder, upstream), "--port", str(port))
             case "sglang-router":
-                start = (python, "-m", "sglang_router.launch_router", "--worker-urls", base, "--port", str(port))
-                return (
-                    *start,
-                    "--host",
-                    "127.0.0.1",
-                    "--policy",
-                    "round_robin",
-                    "--prometheus-port",
-                    str(_free_port()),
-                )
+                command = (python, "-m", "sglang_router.launch_router")
             case "vllm-router":
-                start = (python.with_name("vllm-router"), "--worker-urls", base, "--port", str(port))
-                return (
-                    *start,
-                    "--host",
-                    "127.0.0.1",
-                    "--policy",
-                    "round_robin",
-                    "--prometheus-port",
-                    str(_free_port()),
-                )
-        raise ValueError(self.distribution)
+                command = (python.with_name("vllm-router"),)
+            case _:
+                raise ValueError(self.distribution)
+        options = ("--worker-urls", base, "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin")
+        return (*command, *options, "--prometheus-port", str(_free_port()))
 
 
 def _litellm(folder: Path, upstream: str) -> Path:

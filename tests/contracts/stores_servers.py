@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from time import monotonic, sleep
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,6 +16,7 @@ from redis.retry import Retry
 
 from router.state.embedded import find_server
 from tests.debian import program
+from tests.waiting import eventually
 
 
 class Server:
@@ -34,7 +34,7 @@ class Server:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command)
-        wait_for(self._answers)
+        eventually(self._answers)
 
     def kill(self) -> None:
         assert self._process is not None
@@ -77,13 +77,6 @@ def free_port() -> int:
                     return port
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = monotonic() + seconds
-    while not holds():
-        assert monotonic() < deadline, "the condition did not come to hold in time"
-        sleep(0.02)
-
-
 def redis_server() -> Path:
     """Debian's redis-server, installed when it is not there."""
     return program("redis-server")
@@ -112,7 +105,7 @@ def running_cluster(folder: Path) -> Iterator[str]:
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", i + 1)
         for node in nodes[1:]:
             clients[0].execute_command("CLUSTER MEET", "127.0.0.1", node.port)
-        wait_for(lambda: all(_settled(client) for client in clients))
+        eventually(lambda: all(_settled(client) for client in clients))
         yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
 
 

@@ -13,8 +13,9 @@ from router.ledger.journal_file import Batch
 from router.ledger.sums import Tally, pack_entries
 from router.state.store import RedisStore
 from router.state.values import StoreAway
-from tests.contracts.stores_servers import redis_server, running, wait_for, watched
+from tests.contracts.stores_servers import redis_server, running, watched
 from tests.router.ledger.entries import NOON, entry
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 HOUR = int(NOON) // 3600
@@ -42,7 +43,7 @@ async def test_the_books_go_on_at_the_replica_that_sentinel_promotes(tmp_path: P
         following = ("--replicaof", "127.0.0.1", str(primary.port))
         with running(binary, tmp_path / "replica", *following) as replica, watched(primary, tmp_path) as url:
             with replica.client() as client:
-                wait_for(lambda: client.info("replication")["master_link_status"] == "up")
+                eventually(lambda: client.info("replication")["master_link_status"] == "up")
             await asyncio.to_thread(_wait_until_seen, url)
             store = RedisStore(url, prefix=uuid4().hex)
             assert await store.connect()
@@ -66,4 +67,4 @@ def _wait_until_seen(url: str) -> None:
 
     port = int(url.partition("//")[2].partition("/")[0].rpartition(":")[2])
     with redis.Redis(port=port) as sentinel:
-        wait_for(lambda: int(sentinel.sentinel_master("books")["num-slaves"]) == 1)
+        eventually(lambda: int(sentinel.sentinel_master("books")["num-slaves"]) == 1)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +24,9 @@ from router.ledger.journal_file import JournalFile
 from router.ledger.sums import Tally
 from router.state.embedded import EmbeddedStore
 from router.state.store import DATA_PATH_SECONDS, RESERVE_SECONDS, RedisStore
-from tests.contracts.stores_servers import Server, redis_server, running, valkey_server, wait_for
+from tests.contracts.stores_servers import Server, redis_server, running, valkey_server
 from tests.router.ledger.entries import NOON, entry
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 HOUR = int(NOON) // 3600
@@ -48,13 +49,6 @@ async def books(url: str, folder: Path, every: float = 0.02) -> AsyncIterator[tu
     finally:
         await ledger.stop()
         await store.aclose()
-
-
-async def until(holds: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "the condition did not come to hold in time"
-        await asyncio.sleep(0.01)
 
 
 async def counted(url: str) -> tuple[int, int]:
@@ -283,4 +277,4 @@ async def test_the_embedded_store_is_started_again_when_it_dies(tmp_path: Path) 
     assert await counted(url) == (100, sum(range(100)))
     await store.aclose()
     embedded.stop()
-    wait_for(lambda: not embedded.running())
+    eventually(lambda: not embedded.running())

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ import classifiers
 from router.launch import Proxy, running_proxy
 from tests.journeys.conftest import POLICY
 from tests.journeys.conftest import cache as cache
+from tests.waiting import LONG, eventually
 
 DEADLINE_MS = 3000.0
 DATA = Path(classifiers.__path__[0]) / "data" / "domain_prompts.jsonl"
 PROMPTS = [json.loads(line)["prompt"] for line in DATA.read_text().splitlines()[::9]]
-LONG = 60.0
 
 
 @pytest.fixture
@@ -35,15 +34,6 @@ def proxy(tmp_path: Path, cache: Path, request: pytest.FixtureRequest) -> Iterat
     with running_proxy(policy, tmp_path / "data", "--workers", "2", environ=environ) as proxy:
         eventually(lambda: all(state(proxy)["classifier"] == "full" for _ in range(10)))
         yield proxy
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + LONG
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"did not come true within {LONG:g} s: {condition}")
 
 
 def state(proxy: Proxy) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from policies.schema import Simulation
 from router.backends.simulator import Simulator
 from router.launch import running_proxy
-from tests.journeys.test_lifecycle import eventually
+from tests.waiting import eventually
 
 POLICY = """
 version: 1

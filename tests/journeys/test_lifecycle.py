@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -29,6 +29,7 @@ from router.ledger import codec
 from router.ledger.journal_file import JournalFile
 from router.ledger.ledger import JOURNAL_NAME
 from tests.journeys.conftest import POLICY
+from tests.waiting import eventually
 
 HELLO = {"model": "tier/small", "messages": [{"role": "user", "content": "Hello there!"}]}
 
@@ -45,16 +46,6 @@ def proxy(policy: Path, tmp_path: Path) -> Iterator[Proxy]:
     with running_proxy(policy, tmp_path / "data") as proxy:
         proxy.wait_until_ready()
         yield proxy
-
-
-def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Wait for a condition and return what it gave."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := holds():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"did not come true within {seconds:g} s: {holds}")
 
 
 def ready(proxy: Proxy) -> dict[str, Any]:

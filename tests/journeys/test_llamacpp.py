@@ -17,7 +17,7 @@ import pytest
 
 from router.launch import running_proxy
 from tests.journeys.llamacpp import make_model, running_server
-from tests.journeys.test_lifecycle import eventually
+from tests.waiting import eventually
 
 HOUR_USD = 3.6
 POLICY = """

@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from router.launch import running_proxy
-from tests.journeys.test_lifecycle import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.transformers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
@@ -19,6 +19,7 @@ from router.express import LARGEST_BODY, Chat, Express
 from router.guard import Guarded
 from router.haste import HASTE
 from router.served import Served
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -27,13 +28,6 @@ LATEST = 5.0
 """Seconds within which a connection that should end has ended, on a busy machine."""
 POST = b"POST / HTTP/1.1\r\nhost: x\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n"
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition. Raises `TimeoutError` when it does not come true."""
-    async with asyncio.timeout(LATEST):
-        while not holds():  # noqa: ASYNC110 what is waited for happens inside uvicorn
-            await asyncio.sleep(0.01)
 
 
 class Site:

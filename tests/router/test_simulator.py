@@ -15,7 +15,7 @@ import pytest
 
 from policies.schema import Simulation
 from router.backends.simulator import Simulator
-from tests.journeys.test_lifecycle import eventually
+from tests.waiting import eventually
 
 QUICK = {"ttft": "0ms", "tokens_per_second": 100_000}
 

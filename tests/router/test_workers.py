@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,6 +22,7 @@ from router.telemetry import Telemetry
 from router.workers import Worker, meeting_place
 from tests.journeys.conftest import POLICY
 from tests.router.ledger.entries import entry
+from tests.waiting import eventually
 
 ASKED = {"model": "tier/small", "messages": [{"role": "user", "content": "Hello!"}]}
 
@@ -37,13 +38,6 @@ def totals(text: str) -> dict[str, float]:
 
 def scraped(proxy: Proxy) -> dict[str, float]:
     return totals(httpx.get(f"{proxy.url}/metrics").text)
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -70,21 +64,21 @@ def test_any_worker_speaks_for_all_and_for_the_dead(proxy: Proxy, tmp_path: Path
         told = scraped(proxy)["tierwise_requests_total"]
         assert seen <= told <= asked, "a counter never falls, whoever answers"
         seen = told
-    wait_for(lambda: scraped(proxy)["tierwise_requests_total"] == asked)
+    eventually(lambda: scraped(proxy)["tierwise_requests_total"] == asked)
     for _ in range(20):
         told_by_any = scraped(proxy)
         assert told_by_any["tierwise_requests_total"] == told_by_any["tierwise_attempts_total"] == asked
         assert told_by_any["gen_ai_server_request_duration_seconds_count"] == asked
         assert told_by_any["tierwise_in_flight"] == 0
     before = served(tmp_path / "data")
-    wait_for(lambda: sum(served(tmp_path / "data").values()) == asked)
+    eventually(lambda: sum(served(tmp_path / "data").values()) == asked)
     os.kill(next(iter(before)), signal.SIGKILL)
-    wait_for(lambda: len(served(tmp_path / "data")) == 3)
-    wait_for(lambda: proxy.wait_until_ready()["ready"] is True)
+    eventually(lambda: len(served(tmp_path / "data")) == 3)
+    eventually(lambda: proxy.wait_until_ready()["ready"] is True)
     for _ in range(10):
         assert scraped(proxy)["tierwise_requests_total"] == asked
     assert httpx.post(f"{proxy.url}/v1/chat/completions", json=ASKED, timeout=30).status_code == 200
-    wait_for(lambda: scraped(proxy)["tierwise_requests_total"] == asked + 1)
+    eventually(lambda: scraped(proxy)["tierwise_requests_total"] == asked + 1)
 
 
 def test_what_a_dead_worker_had_under_way_is_not_under_way_any_more(

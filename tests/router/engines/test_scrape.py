@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -18,6 +18,7 @@ from router.engines.discovery import Discovery
 from router.engines.scrape import Scraper, views
 from tests.contracts import engines_pages as pages
 from tests.contracts.test_backends import config
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Scrape(interval=timedelta(milliseconds=5), timeout=timedelta(milliseconds=250), stale=timedelta(seconds=10))
@@ -92,13 +93,6 @@ async def scraper(server: Server, time: Time) -> AsyncIterator[Scraper]:
     engine = ENGINES["vllm"]
     yield Scraper("b", engine, backend.fetch, SETTINGS, lambda: 4, time, Discovery(backend.config, engine))
     await backend.aclose()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Look after every reading of the server's, which come every few milliseconds."""
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def test_a_reading_is_known_until_it_is_stale(scraper: Scraper, time: Time) -> None:

@@ -20,9 +20,9 @@ from router.ledger.journal import COMMIT_WINDOW, Journal
 from router.ledger.journal_file import JournalFile, Line
 from router.ledger.meter import Reading
 from router.ledger.sums import held, merge_all, seconds_held
-from tests.contracts.stores_servers import wait_for
 from tests.router.ledger.entries import NOON, bulky, entry
 from tests.router.ledger.journals import HOUR, sums
+from tests.waiting import eventually
 
 
 def test_entries_are_committed_with_their_sums(path: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_a_disk_kept_though_it_refused_it_is_not_written_again(
     monkeypatch.setattr(Doubtful, "honest", False)
     for i in range(5):
         journal.append(Line(entry(f"r{i}")))
-    wait_for(lambda: journal.problem != "")
+    eventually(lambda: journal.problem != "")
     monkeypatch.setattr(Doubtful, "honest", True)
     journal.append(Line(entry("r5")))
     assert journal.close()
@@ -179,7 +179,7 @@ def test_a_full_disk_loses_nothing_and_is_said_loudly(
     journal.start()
     for i in range(200):
         journal.append(Line(entry(f"r{i}", cost=i, features=bulky())))
-    wait_for(lambda: "full" in journal.problem)
+    eventually(lambda: "full" in journal.problem)
     assert not journal.flush(0.1)
     assert "cannot be written" in caplog.text
     for i in range(200, 260):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,6 +26,7 @@ from router.state.embedded import EmbeddedStore
 from router.state.store import RedisStore
 from tests.router.ledger.entries import entry
 from tests.router.test_baseline import MATH, NOW, POLICY, answered
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 ALL = range(2**40)
@@ -49,13 +50,6 @@ async def proxy(url: str, folder: Path, **settings: object) -> AsyncIterator[tup
     finally:
         await made.stop()
         await store.aclose()
-
-
-async def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "the condition did not come to hold in time"
-        await asyncio.sleep(0.005)
 
 
 async def test_proxies_share_a_gpu_and_its_bill_closes_to_the_nano_dollar(

@@ -25,6 +25,7 @@ from router.looks import client, messages, server
 from router.looks.client import Away, Busy, Failed, Looker, SecondLooks
 from router.looks.messages import Terms
 from router.looks.server import Server
+from tests.waiting import until
 
 LONG, SHORT = 30.0, 0.05
 SLOW = Features(text="slow")
@@ -110,12 +111,6 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Process:
     return process
 
 
-async def holds(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LONG):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def workers(process: Process, number: int = 1, terms: Terms = TERMS) -> AsyncIterator[list[Looker]]:
     """So many workers' lookers, on connections of their own."""
@@ -126,11 +121,18 @@ async def workers(process: Process, number: int = 1, terms: Terms = TERMS) -> As
             lookers.append(looks.take(terms))
             keeping = asyncio.create_task(looks.keep())
             stack.callback(keeping.cancel)
-            await holds(lambda: keeping.done() or not lookers[-1].problem or "warming" not in lookers[-1].problem)  # noqa: B023
+            await until(lambda: keeping.done() or not lookers[-1].problem or "warming" not in lookers[-1].problem)  # noqa: B023
         yield lookers
         process.classifier.gate.set()
     await asyncio.sleep(0.01)
     await asyncio.to_thread(process.join)
+
+
+async def under_way(process: Process, looker: Looker, patience: float = LONG) -> asyncio.Task[Signals]:
+    """A look that is being taken, until the test opens the gate."""
+    look = asyncio.create_task(looker.look(SLOW, patience))
+    await asyncio.to_thread(process.classifier.reading.wait, LONG)
+    return look
 
 
 @pytest.mark.anyio
@@ -164,8 +166,7 @@ async def test_what_cannot_be_in_time_is_turned_away_at_once(process: Process, m
 @pytest.mark.anyio
 async def test_what_other_workers_wait_for_is_waited_for_too(process: Process) -> None:
     async with workers(process, 2) as (looker, other):
-        slow = asyncio.create_task(looker.look(SLOW, LONG))
-        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        slow = await under_way(process, looker)
         theirs = [asyncio.create_task(other.look(Features(text="y" * 2000), LONG)) for _ in range(50)]
         await asyncio.sleep(SHORT)
         process.classifier.gate.set()
@@ -188,8 +189,7 @@ async def test_nobody_is_turned_away_while_there_is_time(process: Process) -> No
 @pytest.mark.anyio
 async def test_a_request_that_is_gone_is_not_read(process: Process) -> None:
     async with workers(process) as (looker,):
-        first = asyncio.create_task(looker.look(SLOW, LONG))
-        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        first = await under_way(process, looker)
         gone = asyncio.create_task(looker.look(Features(text="gone"), LONG))
         await asyncio.sleep(0.01)
         gone.cancel()
@@ -204,14 +204,13 @@ async def test_a_request_that_is_gone_is_not_read(process: Process) -> None:
 @pytest.mark.anyio
 async def test_a_worker_that_is_gone_is_not_read_for(process: Process) -> None:
     async with workers(process) as (looker,):
-        first = asyncio.create_task(looker.look(SLOW, LONG))
-        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        first = await under_way(process, looker)
         async with AsyncExitStack() as stack:
             looks = SecondLooks(process)  # type: ignore[arg-type]
             other = looks.take(TERMS)
             keeping = asyncio.create_task(looks.keep())
             stack.callback(keeping.cancel)
-            await holds(lambda: looks._transport)
+            await until(lambda: looks._transport)
             other.ready = True
             theirs = asyncio.create_task(other.look(Features(text="theirs"), LONG))
             await asyncio.sleep(0.01)
@@ -227,8 +226,7 @@ async def test_a_worker_that_is_gone_is_not_read_for(process: Process) -> None:
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True}), ("asyncio", {"use_uvloop": False})])
 async def test_what_is_there_in_time_counts_though_the_event_loop_was_held_up(process: Process) -> None:
     async with workers(process) as (looker,):
-        asked = asyncio.create_task(looker.look(SLOW, SHORT))
-        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        asked = await under_way(process, looker, SHORT)
         process.classifier.gate.set()
         threading.Event().wait(2 * SHORT)  # the loop is held up beyond the patience, with the answer in the socket
         assert (await asked).artifact == "slow"
@@ -246,7 +244,7 @@ async def test_a_better_encoder_is_moved_to_when_it_is_there(process: Process, m
     async with workers(process, 2) as (looker, other):
         await looker.look(Features(text="x"), LONG)
         process.better.set()
-        await holds(lambda: used[-1] == "a better test" and other._looks._runtime == used[-1])
+        await until(lambda: used[-1] == "a better test" and other._looks._runtime == used[-1])
         await asyncio.gather(*(each.look(Features(text="y"), LONG) for each in (looker, other)))
     assert used == ["a test", "a better test"]
 
@@ -262,8 +260,7 @@ async def test_a_failure_is_the_askers(process: Process) -> None:
 @pytest.mark.anyio
 async def test_a_process_that_does_not_read_is_asked_no_more(process: Process) -> None:
     async with workers(process) as (looker,):
-        asked = [asyncio.create_task(looker.look(SLOW, LONG))]
-        await asyncio.to_thread(process.classifier.reading.wait, LONG)
+        asked = [await under_way(process, looker)]
         while not asked[-1].done():
             asked.append(asyncio.create_task(looker.look(Features(text="x" * 6000), LONG)))
             await asyncio.sleep(0)
@@ -278,7 +275,7 @@ async def test_a_process_that_does_not_read_is_asked_no_more(process: Process) -
 async def test_answers_wait_for_a_worker_that_is_held_up(process: Process) -> None:
     async with workers(process) as (looker,):
         asked = [asyncio.create_task(looker.look(Features(text=f"long {number}"), LONG)) for number in range(100)]
-        await holds(lambda: process.classifier.began)
+        await until(lambda: process.classifier.began)
         held_up_until = time.monotonic() + LONG
         while len(process.classifier.began) < 100 and time.monotonic() < held_up_until:
             time.sleep(0.01)  # noqa: ASYNC251
@@ -291,7 +288,7 @@ async def test_terms_that_do_not_hold_are_refused_and_said_so(process: Process) 
     async with workers(process) as (looker,):
         refused = looker._looks.take(Terms("folder", "stale", (), {}, "large"))
         assert "warming up" in refused.problem
-        await holds(lambda: refused.refused)
+        await until(lambda: refused.refused)
         assert "another artifact" in refused.problem
         with pytest.raises(Away, match="another artifact"):
             await refused.look(Features(text="x"), LONG)
@@ -313,7 +310,7 @@ async def test_a_process_of_another_build_is_refused(process: Process) -> None:
 async def test_without_an_encoder_it_is_not_tried_again(process: Process) -> None:
     process.problem = EncoderUnavailable("no weights")
     async with workers(process, 2) as lookers:
-        await holds(lambda: all(looker.problem == "no weights" for looker in lookers))
+        await until(lambda: all(looker.problem == "no weights" for looker in lookers))
     assert len(process.begun) <= 2
 
 
@@ -321,7 +318,7 @@ async def test_without_an_encoder_it_is_not_tried_again(process: Process) -> Non
 async def test_an_encoder_that_fails_in_any_way_is_said_to(process: Process) -> None:
     process.problem = RuntimeError("CUDA out of memory")
     async with workers(process) as (looker,):
-        await holds(lambda: "CUDA out of memory" in looker.problem)
+        await until(lambda: "CUDA out of memory" in looker.problem)
 
 
 @pytest.mark.anyio
@@ -330,7 +327,7 @@ async def test_a_better_encoder_that_fails_leaves_the_one_that_there_is(process:
     async with workers(process) as (looker,):
         await looker.look(Features(text="x"), LONG)
         process.better.set()
-        await holds(lambda: not process.warming)
+        await until(lambda: not process.warming)
         await asyncio.sleep(SHORT)
         for text in "yz":
             assert (await looker.look(Features(text=text), LONG)).artifact == text

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,8 +32,8 @@ from router.looks.client import Away, Looker, SecondLooks
 from router.looks.messages import Terms
 from router.looks.start import EncoderProcess
 from router.meeting import taken
+from tests.waiting import LONG, until
 
-LONG = 60.0
 TARGETS = (Target("small", "qwen2.5-7b-instruct"), Target("large", "llama3-70b-instruct"))
 LOCAL = EncoderSettings("local", "", None, "cpu", 1.0)
 TURNS = [{"role": "user", "content": text} for text in ("What is a group?", "And a ring? \ud83d")]
@@ -53,12 +53,6 @@ def process(tmp_path: Path, encoder_cache: Path) -> EncoderProcess:
     return EncoderProcess(tmp_path, encoder_cache, LOCAL)
 
 
-async def holds(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LONG):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 def lives(process: EncoderProcess) -> bool:
     with process._file("lock").open("ab") as lock:
         return not taken(lock)
@@ -70,7 +64,7 @@ async def worker(process: EncoderProcess, under: Terms | None = None) -> AsyncIt
     looker = looks.take(under or terms())
     keeping = asyncio.create_task(looks.keep())
     try:
-        await holds(lambda: looker.ready or keeping.done())
+        await until(lambda: looker.ready or keeping.done())
         yield looker
     finally:
         keeping.cancel()
@@ -97,7 +91,7 @@ async def test_two_workers_share_it_and_it_ends_with_the_last(process: EncoderPr
             assert both[0] == both[1]
         assert await one.look(from_text("Hello again"), LONG)
         assert lives(process)
-    await holds(lambda: not lives(process))
+    await until(lambda: not lives(process))
 
 
 @pytest.mark.anyio
@@ -112,11 +106,11 @@ async def test_killed_it_is_started_again_and_nobody_waits_for_it(process: Encod
             await asked
         with pytest.raises(Away, match="started again"):
             await looker.look(from_text("What is a prime?"), LONG)
-        await holds(lambda: looker.ready)
+        await until(lambda: looker.ready)
         assert not looker.problem
         assert await looker.look(from_text("What is a prime?"), LONG)
         assert children() != [killed]
-    await holds(lambda: not lives(process))
+    await until(lambda: not lives(process))
 
 
 @pytest.mark.anyio
@@ -129,14 +123,14 @@ async def test_one_that_hangs_is_said_to_and_killed_by_whoever_waits_in_vain(
         os.kill(hung, signal.SIGSTOP)
         with pytest.raises(TimeoutError):
             await other.look(from_text("What is a prime?"), 0.1)
-        await holds(lambda: other.problem)
+        await until(lambda: other.problem)
         assert "does not answer" in caplog.text
-        await holds(lambda: hung not in children())
-        await holds(lambda: looker.ready and other.ready and not looker.problem + other.problem)
+        await until(lambda: hung not in children())
+        await until(lambda: looker.ready and other.ready and not looker.problem + other.problem)
         for each in (other, looker):
             assert await each.look(from_text("What is a prime?"), LONG)
-        await holds(lambda: not Path(f"/proc/{hung}").exists())
-    await holds(lambda: not lives(process))
+        await until(lambda: not Path(f"/proc/{hung}").exists())
+    await until(lambda: not lives(process))
 
 
 @pytest.mark.anyio
@@ -194,11 +188,11 @@ async def test_an_artifact_that_was_replaced_is_refused(process: EncoderProcess,
     async with worker(process) as looker:
         (folder / "manifest.json").write_text("{}")
         refused = looker._looks.take(stale)
-        await holds(lambda: refused.refused)
+        await until(lambda: refused.refused)
         assert not refused.ready
         assert "manifest.json" in refused.problem
         other = looker._looks.take(Terms(str(default_artifact()), "another", TARGETS, {}, "large"))
-        await holds(lambda: "another" in other.problem)
+        await until(lambda: "another" in other.problem)
         assert (await looker.look(Features(text="Hello"), LONG)).look == "full"
 
 
@@ -217,7 +211,7 @@ async def test_without_an_encoder_it_says_why_and_ends(tmp_path: Path) -> None:
     process = EncoderProcess(tmp_path, cache, LOCAL)
     async with worker(process) as looker:
         assert str(cache) in looker.problem
-    await holds(lambda: not lives(process))
+    await until(lambda: not lives(process))
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -263,7 +257,7 @@ async def test_an_endpoint_that_is_down_at_first_is_asked_again(
         endpoint.serve_forever()
 
     async def while_it_is_down() -> None:
-        await holds(lambda: f"the embeddings endpoint {url}" in caplog.text)
+        await until(lambda: f"the embeddings endpoint {url}" in caplog.text)
         threading.Thread(target=come_up, daemon=True).start()
 
     with endpoint:

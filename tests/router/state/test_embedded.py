@@ -15,7 +15,7 @@ import pytest
 
 from router.state import embedded, open_store
 from router.state.embedded import EmbeddedStore, StoreNotStarted, find_server
-from tests.contracts.stores_servers import wait_for
+from tests.waiting import eventually
 
 
 def pid_of(store: EmbeddedStore) -> int:
@@ -84,11 +84,11 @@ def test_it_outlives_a_starter_that_is_killed_and_ends_with_the_last_user_that_i
         assert pid_of(watcher) == pid
         watcher._client().set("key", "value")
         second.kill()
-        wait_for(lambda: not watcher.running())
+        eventually(lambda: not watcher.running())
     watcher.start()
     assert watcher._client().get("key") == b"value", "it was ended, not killed"
     watcher.stop()
-    wait_for(lambda: not held(tmp_path / "store" / "watchdog.lock"))
+    eventually(lambda: not held(tmp_path / "store" / "watchdog.lock"))
 
 
 def test_whoever_comes_while_the_last_one_dies_has_a_store(tmp_path: Path) -> None:
@@ -109,12 +109,12 @@ def test_a_watchdog_that_died_is_replaced_by_the_next_user(tmp_path: Path) -> No
     first.start()
     for pid in holders(lock):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not held(lock))
+    eventually(lambda: not held(lock))
     with user(tmp_path):
         assert held(lock)
         first.stop()
         assert first.running()
-    wait_for(lambda: not first.running())
+    eventually(lambda: not first.running())
 
 
 def holders(lock: Path) -> list[int]:
@@ -143,7 +143,7 @@ def test_a_server_that_died_in_use_is_started_again(tmp_path: Path) -> None:
     store.start()
     store._client().set("key", "value")
     os.kill(pid_of(store), signal.SIGKILL)
-    wait_for(lambda: not store.running())
+    eventually(lambda: not store.running())
     store.ensure()
     assert store._client().get("key") == b"value", "a killed server loses nothing that it acknowledged"
     store.stop()
@@ -187,7 +187,7 @@ def test_a_server_that_lives_but_does_not_answer_is_never_doubled(
     assert holders(lock) == [pid_of(store)] != [pid]
     assert store._client().get("key") == b"value"
     store.stop()
-    wait_for(lambda: not held(lock))
+    eventually(lambda: not held(lock))
 
 
 def test_who_comes_to_a_slow_server_waits_for_it(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_who_comes_to_a_slow_server_waits_for_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         with paused(pid):
             coming = pool.submit(second.start)
-            wait_for(lambda: second._share is not None)
+            eventually(lambda: second._share is not None)
             assert not coming.done()
         coming.result()
     assert pid_of(second) == pid
@@ -215,7 +215,7 @@ def test_of_all_who_miss_a_dead_server_one_starts_the_next(tmp_path: Path) -> No
         os.kill(dead, signal.SIGKILL)
         with ThreadPoolExecutor(len(stores)) as pool:
             list(pool.map(EmbeddedStore.ensure, stores))
-        wait_for(stores[0].running)
+        eventually(stores[0].running)
         assert holders(tmp_path / "store" / "server.lock") == [pid_of(stores[0])] != [dead]
     for store in stores:
         store.stop()
