@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse  # type: ignore[import-untyped]
 
 from classifiers.datasets import Row
+from classifiers.encoder import Encoder
 from classifiers.features import reading
 from classifiers.heads import Array
 from classifiers.lexical import LEXICAL, lexical
@@ -26,25 +27,6 @@ _KEY = 16
 
 Progress = Callable[[str, int, int | None], None]
 """Told of long work: a stage, how many are done, and of how many where that is known."""
-
-
-class Encodes(Protocol):
-    """What embedding needs of an encoder."""
-
-    @property
-    def name(self) -> str:
-        """The vector space."""
-
-    @property
-    def dimension(self) -> int:
-        """Length of a vector."""
-
-    @property
-    def runtime(self) -> str:
-        """What computes the vectors, and on what."""
-
-    def encode(self, texts: Sequence[str]) -> Array:
-        """Vectors (len(texts), dimension)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +123,7 @@ class VectorFile:
     What makes embedding resumable: rows already there with the same text are not encoded again.
     """
 
-    def __init__(self, folder: Path, look: str, encoder: Encodes) -> None:
+    def __init__(self, folder: Path, look: str, encoder: Encoder) -> None:
         """Open or create the pair of files in ``folder``; another encoder's are never read."""
         space = blake2b(encoder.name.encode(), digest_size=4).hexdigest()
         self._encoder = encoder
@@ -184,7 +166,7 @@ class VectorFile:
 
 
 def tabulate(
-    rows: Iterable[Row], encoders: Mapping[str, Encodes], folder: Path, progress: Progress | None = None
+    rows: Iterable[Row], encoders: Mapping[str, Encoder], folder: Path, progress: Progress | None = None
 ) -> Table:
     """Read rows and encode them in batches, in one pass; ``folder`` keeps the vectors (see `VectorFile`).
 

@@ -16,7 +16,8 @@ from scipy import sparse  # type: ignore[import-untyped]
 from classifiers import labels
 from classifiers.boost import Growth, Trees, grow
 from classifiers.datasets import Row, read
-from classifiers.embed import Encodes, Progress, Table, tabulate
+from classifiers.embed import Progress, Table, tabulate
+from classifiers.encoder import Encoder
 from classifiers.fit import Design, Penalty, fit_logistic, platt
 from classifiers.heads import (
     NEARNESS,
@@ -104,7 +105,7 @@ class Corpus:
 
 
 def corpus(
-    rows: Iterable[Row], encoders: Mapping[str, Encodes], work: Path, progress: Progress | None = None
+    rows: Iterable[Row], encoders: Mapping[str, Encoder], work: Path, progress: Progress | None = None
 ) -> Corpus:
     """Read and encode what training and evaluation need; see `train` for ``work``.
 

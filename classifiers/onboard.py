@@ -13,7 +13,8 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from classifiers.artifact import Artifact, ArtifactError
 from classifiers.datasets import Row
-from classifiers.embed import Encodes, Progress, Table, tabulate
+from classifiers.embed import Progress, Table, tabulate
+from classifiers.encoder import Encoder
 from classifiers.evaluate import predict_table
 from classifiers.heads import Array, Heads
 from classifiers.targets import CLASSES, class_of
@@ -29,7 +30,7 @@ _PRIOR = 8.0
 def onboard(
     artifact: Artifact,
     rows: Iterable[Row],
-    encoders: Mapping[str, Encodes],
+    encoders: Mapping[str, Encoder],
     work: Path,
     progress: Progress | None = None,
 ) -> Artifact:

@@ -13,7 +13,8 @@ from scipy import sparse  # type: ignore[import-untyped]
 from classifiers import labels, metrics
 from classifiers.artifact import Artifact
 from classifiers.datasets import Row, read, sha256
-from classifiers.embed import Encodes, Progress, Table
+from classifiers.embed import Progress, Table
+from classifiers.encoder import Encoder
 from classifiers.errors import fit_errors
 from classifiers.features import from_text
 from classifiers.fit import fit_softmax, posterior_spread
@@ -58,7 +59,7 @@ HELD = 25_000
 
 def train(
     rows: Iterable[Row],
-    encoders: Mapping[str, Encodes],
+    encoders: Mapping[str, Encoder],
     work: Path,
     settings: Settings | None = None,
     progress: Progress | None = None,
@@ -99,7 +100,7 @@ def train(
 
 def train_default(
     paths: Sequence[Path],
-    encoders: Mapping[str, Encodes],
+    encoders: Mapping[str, Encoder],
     work: Path,
     progress: Progress | None = None,
     about: Mapping[str, Any] | None = None,
