@@ -43,22 +43,46 @@ def decide(loaded: Loaded, features: Features, signals: Signals | None, view: Vi
 
 def decide_afresh(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Decision:
     """Decide without taking anything for granted; `decide` gives the same, most often from a `Plan`."""
+    return conclude(weigh(loaded, features, signals, view))
+
+
+@quick
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A request weighed: who could serve it, whether it is refused, and the tier that is chosen."""
+
+    loaded: Loaded
+    target: Target
+    case: Case
+    refused: Refusal | None
+    pick: Pick
+
+
+def weigh(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Weighed | Decision:
+    """Weigh a request; where its model name asks for nothing that there is, that is the decision."""
     target = loaded.target(features.model, features.allowed)
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
     case = case_of(loaded, target, features, signals, view)
-    refused, pick = settle(case, target)
-    steps, placed = ([], "") if refused is not None else steps_for(case, target, pick)
+    return Weighed(loaded, target, case, *settle(case, target))
+
+
+def conclude(weighed: Weighed | Decision) -> Decision:
+    """Give the decision that a request's weighing comes to."""
+    if isinstance(weighed, Decision):
+        return weighed
+    case, pick = weighed.case, weighed.pick
+    steps, placed = ([], "") if weighed.refused is not None else steps_for(case, weighed.target, pick)
     left_out = case.narrowed[steps[0].tier].why if steps and steps[0].tier in case.narrowed else ""
     return Decision(
         steps=tuple(steps),
         reasons=(*_about(case), *filter(None, (placed, left_out)), *pick.reasons),
-        policy_hash=loaded.hash,
+        policy_hash=weighed.loaded.hash,
         propensity=pick.propensity,
         estimates=tuple(_estimates(case, pick.utilities)),
         rules=tuple(rule.name for rule, verdict in case.rules if verdict.holds),
         wanted=pick.wanted,
-        refusal=refused,
+        refusal=weighed.refused,
     )
 
 

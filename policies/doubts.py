@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from policies.case import case_of, under
+from policies.case import under
 from policies.conditions import Facts
-from policies.decide import settle, steps_for
+from policies.decide import Weighed, settle, steps_for
 from policies.document import Loaded
 from policies.objective import steady, uncertainty
 from policies.schema import Policy
-from policies.values import Features, Refusal, Signals, Success, View
+from policies.values import Decision, Features, Refusal, Signals, Success
 
 DOUBT = 0.15
 """Standard errors by which `could_flip` moves predictions, beside the baseline's, to either end.
@@ -59,34 +59,33 @@ def _left_open(loaded: Loaded, facts: Facts) -> bool:
     return len(policy.tiers) > 1 or policy.baseline in loaded.told_apart
 
 
-def could_flip(loaded: Loaded, features: Features, signals: Signals, view: View) -> bool:
-    """Say whether a better look at the request could change the steps: whether any of `doubts` would."""
-    target = loaded.target(features.model, features.allowed)
-    if isinstance(target, Refusal):
+def could_flip(weighed: Weighed | Decision) -> bool:
+    """Say whether a better look at a request that was weighed could change the steps: whether any of `doubts` would."""
+    if isinstance(weighed, Decision) or weighed.case.signals is None:
         return False
-    case = case_of(loaded, target, features, signals, view)
-    refused, pick = settle(case, target)
-    far = _moves(loaded.policy, signals)
+    loaded, target, case, pick = weighed.loaded, weighed.target, weighed.case, weighed.pick
+    signals = weighed.case.signals
     matters = case.narrowed or case.matched("prefer")
+    far = _moves(loaded.policy, signals)
     if matters or not steady(target.objective or loaded.policy.objective, pick.utilities, far):
         others = doubts(loaded, signals)
     else:
         others = _doubts_of_kind(loaded, signals)
-    for other in others:
-        doubted = under(loaded, target, case, other)
-        if doubted is case:
-            continue
-        other_refused, other_pick = settle(doubted, target)
-        if (other_refused is None) != (refused is None):
-            return True
-        alike = other_pick.tier == pick.tier and doubted.standings is case.standings and not case.narrowed
-        if (
-            refused is None
-            and not alike
-            and steps_for(doubted, target, other_pick)[0] != steps_for(case, target, pick)[0]
-        ):
-            return True
-    return False
+    return any(_flips(weighed, other) for other in others)
+
+
+def _flips(weighed: Weighed, other: Signals) -> bool:
+    """Say whether under other signals other steps are planned; planned only where it takes that to tell."""
+    target, case = weighed.target, weighed.case
+    doubted = under(weighed.loaded, target, case, other)
+    if doubted is case:
+        return False
+    refused, pick = settle(doubted, target)
+    if refused is not None or weighed.refused is not None:
+        return (refused is None) != (weighed.refused is None)
+    if pick.tier == weighed.pick.tier and doubted.standings is case.standings and not case.narrowed:
+        return False
+    return steps_for(doubted, target, pick)[0] != steps_for(case, target, weighed.pick)[0]
 
 
 def doubts(loaded: Loaded, signals: Signals) -> Iterator[Signals]:

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 from policies import money
 from policies.conditions import headers_read, texts_read
-from policies.decide import decide
+from policies.decide import conclude, decide
 from policies.document import Loaded
 from policies.doubts import needs_signals
 from policies.frozen import quick
@@ -176,10 +176,10 @@ class Pipeline:
             windows=self.fleet.windows(among),
             looked_at=looked_at,
         )
-        signals, classify_ms = None, 0.0
-        if needs_signals(self.loaded, features):
-            signals, classify_ms = await self.reader.read(self.loaded, features, view)
-        return Choice(features, signals, view, decide(self.loaded, features, signals, view), classify_ms)
+        if not needs_signals(self.loaded, features):
+            return Choice(features, None, view, decide(self.loaded, features, None, view))
+        signals, weighed, classify_ms = await self.reader.read(self.loaded, features, view)
+        return Choice(features, signals, view, conclude(weighed), classify_ms)
 
     def _drawn(
         self, features: Features, session: Session | None, prompt: Trace

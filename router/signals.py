@@ -18,10 +18,11 @@ from classifiers.classifier import Classifier
 from classifiers.encoder import Encoder
 from classifiers.static import StaticEncoder
 from classifiers.targets import Target
+from policies.decide import Weighed, weigh
 from policies.document import Loaded
 from policies.doubts import could_flip
 from policies.schema import Policy
-from policies.values import Features, Signals, View
+from policies.values import Decision, Features, Signals, View
 from policies.variants import name_of
 from router.looks.client import Away, Busy
 from router.looks.messages import Terms
@@ -111,27 +112,29 @@ class SignalReader:
         self.close()
         self._classifier, self._second, self._problem = None, None, problem
 
-    async def read(self, loaded: Loaded, features: Features, view: View) -> tuple[Signals, float]:
-        """The signals and the milliseconds they took."""
+    async def read(self, loaded: Loaded, features: Features, view: View) -> tuple[Signals, Weighed | Decision, float]:
+        """The signals, the request weighed with them, and the milliseconds that took."""
         started = perf_counter()
-        signals = await self._read(loaded, features, view)
-        return signals, (perf_counter() - started) * 1e3
+        signals, weighed = await self._read(loaded, features, view)
+        return signals, weighed or weigh(loaded, features, signals, view), (perf_counter() - started) * 1e3
 
-    async def _read(self, loaded: Loaded, features: Features, view: View) -> Signals:
+    async def _read(self, loaded: Loaded, features: Features, view: View) -> tuple[Signals, Weighed | Decision | None]:
+        """The signals, and the request weighed with them where it had to be to know whether they do."""
         classifier, second_look = self._classifier, self._second
         if classifier is None:
             self._tell("none")
-            return Signals(missing=(self.problem,))
+            return Signals(missing=(self.problem,)), None
         try:
             first = classifier.first_look(features)
         except Exception:
             log.exception("the classifier failed; the policy leans to its baseline")
             self._tell("failed")
-            return Signals(missing=("the classifier failed",))
+            return Signals(missing=("the classifier failed",)), None
         patience = loaded.policy.classifier.deadline.total_seconds()
-        if second_look is None or patience <= 0 or not could_flip(loaded, features, first, view):
+        weighed = weigh(loaded, features, first, view)
+        if second_look is None or patience <= 0 or not could_flip(weighed):
             self._tell("sure")
-            return first
+            return first, weighed
         try:
             second = await second_look.look(features, patience)
         except Busy:
@@ -145,9 +148,9 @@ class SignalReader:
             outcome, why = "failed", "the second look failed"
         else:
             self._tell("second")
-            return second
+            return second, None
         self._tell(outcome)
-        return replace(first, missing=(*first.missing, why))
+        return replace(first, missing=(*first.missing, why)), None
 
     def close(self) -> None:
         """Ask for no more second looks."""

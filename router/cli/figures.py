@@ -153,6 +153,7 @@ def _served(encoders: dict[str, Any]) -> Classifier:
 
 
 def _needs_second() -> Any:
+    from policies.decide import weigh
     from policies.doubts import could_flip
     from policies.values import View
     from router.settings import load_policy
@@ -160,7 +161,7 @@ def _needs_second() -> Any:
     loaded, view = load_policy("balanced"), View(now=datetime.now(UTC))
 
     def needed(features: Features, first: Signals) -> bool:
-        return could_flip(loaded, features, first, view)
+        return could_flip(weigh(loaded, features, first, view))
 
     return needed
 

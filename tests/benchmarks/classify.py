@@ -27,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from classifiers import prepare
 from classifiers.classifier import Classifier
+from policies.decide import weigh
 from policies.document import Loaded
 from policies.doubts import could_flip
 from policies.values import View
@@ -89,7 +90,8 @@ class Judge:
 
     def doubts(self, features: Any) -> bool:
         """Whether a second look at it could matter."""
-        return could_flip(self.loaded, features, self.classifier.first_look(features), View(now=datetime.now(UTC)))
+        first = self.classifier.first_look(features)
+        return could_flip(weigh(self.loaded, features, first, View(now=datetime.now(UTC))))
 
 
 def paths(judge: Judge, texts: Sequence[str]) -> Iterator[tuple[str, dict[str, float]]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from policies.case import budgets_for
-from policies.decide import decide, decide_afresh
+from policies.decide import decide, decide_afresh, weigh
 from policies.document import Loaded
 from policies.doubts import could_flip, needs_signals
 from policies.values import Features, Session, Signals, Step, View
@@ -35,7 +35,7 @@ def test_it_is_total_and_deterministic(loaded: Loaded, asked: Features, known: S
     assert 0 < decision.propensity <= 1
     assert len(set(decision.steps)) == len(decision.steps)
     assert needs_signals(loaded, asked) in (True, False)
-    assert known is None or could_flip(loaded, asked, known, view) in (True, False)
+    assert known is None or could_flip(weigh(loaded, asked, known, view)) in (True, False)
 
 
 @MANY

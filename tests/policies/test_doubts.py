@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from policies.decide import decide
+from policies.decide import decide, weigh
 from policies.document import Loaded
 from policies.doubts import DOUBT, could_flip, doubts, needs_signals
 from policies.objective import gain_error
@@ -50,7 +50,7 @@ def test_what_needs_no_signals_is_the_same_with_any(loaded: Loaded, asked: Featu
 def test_what_could_not_flip_does_not(keep: float, predicted: dict[str, Success], errors: float) -> None:
     """No look whose predictions lie anywhere within the intervals of the first changes the choice."""
     loaded, known = a_policy(objective={"keep_quality": keep}), Signals(success=predicted)
-    assume(not could_flip(loaded, PLAIN, known, a_view()))
+    assume(not could_flip(weigh(loaded, PLAIN, known, a_view())))
 
     def moved(tier: str, success: Success) -> Success:
         shift = 0.0 if tier == "large" else errors * gain_error(success, predicted["large"])
@@ -71,7 +71,7 @@ def test_what_could_flip_is_what_would_be_decided_otherwise(
     for request in (asked, replace(asked, input_tokens=min(asked.input_tokens, 500), model="auto", allowed=None)):
         steps = decide(loaded, request, known, view).steps
         otherwise = [decide(loaded, request, other, view).steps for other in doubts(loaded, known)]
-        assert could_flip(loaded, request, known, view) is any(other != steps for other in otherwise)
+        assert could_flip(weigh(loaded, request, known, view)) is any(other != steps for other in otherwise)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_a_second_look_is_wanted_only_where_it_could_flip_the_choice(known: Sign
         {"name": "law", "when": {"domain": "law"}, "tier": "large"},
         {"name": "hard", "when": {"complexity": {"at_least": 0.7}}, "tier": "large"},
     ]
-    assert could_flip(a_policy(rules=rules), PLAIN, known, a_view()) is flips
+    assert could_flip(weigh(a_policy(rules=rules), PLAIN, known, a_view())) is flips
 
 
 def test_a_second_look_is_wanted_where_nobody_might_be_left_to_answer() -> None:
     none = {"name": "no law", "when": {"domain": "law"}, "exclude": {"tier": list(TIERS)}}
     known = replace(SURE, domain_probs={"chat": 0.7, "law": 0.3})
-    assert could_flip(a_policy(rules=[none]), PLAIN, known, a_view())
-    assert not could_flip(a_policy(rules=[none]), PLAIN, replace(known, domain_probs={"chat": 1.0}), a_view())
+    assert could_flip(weigh(a_policy(rules=[none]), PLAIN, known, a_view()))
+    assert not could_flip(weigh(a_policy(rules=[none]), PLAIN, replace(known, domain_probs={"chat": 1.0}), a_view()))

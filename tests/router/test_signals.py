@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies.decide import decide
+from policies.decide import conclude, decide
 from policies.document import Loaded, load
 from policies.values import Features, Signals, Success
 from router.looks.client import Away, Busy, Failed
@@ -64,8 +64,9 @@ async def read(loaded: Loaded, classifier: Looks | None, told: list[str] | None 
     reader = SignalReader((told if told is not None else []).append)
     if classifier is not None:
         reader.use(classifier, classifier)  # type: ignore[arg-type]
-    found, took_ms = await reader.read(loaded, Features(), a_view())
+    found, weighed, took_ms = await reader.read(loaded, Features(), a_view())
     assert took_ms >= 0
+    assert conclude(weighed) == decide(loaded, Features(), found, a_view())
     reader.close()
     return found
 
