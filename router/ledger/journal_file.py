@@ -114,14 +114,8 @@ class JournalFile:
                 self._db.execute("PRAGMA synchronous=FULL")
                 with self._transaction():
                     layout.make(self._db, self.path)
-                    self._db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
-                    self._db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
         except sqlite3.OperationalError as error:
-            room = -(-self.path.stat().st_size // 2**20)
-            raise sqlite3.OperationalError(
-                f"the journal {self.path} cannot be begun or brought up to version {layout.VERSION} ({error}); what "
-                f"was in it is as it was. See that its disk can be written and has {room} MiB left, and start again"
-            ) from error
+            raise layout.not_made(self.path, error) from error
         self._db.execute(f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS}")
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import uuid
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -59,7 +60,18 @@ def make(db: sqlite3.Connection, path: Path) -> None:
         for seq, some in groupby(rows, key=lambda row: row[0]):
             blocks.put(db, seq, [(at, body) for _, at, _, _, body in some])
         db.execute("DROP TABLE entries")
+    db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
+    db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))
     db.execute(f"PRAGMA user_version={VERSION}")
+
+
+def not_made(path: Path, error: sqlite3.OperationalError) -> sqlite3.OperationalError:
+    """What to say where `make` failed, as it does on a full disk: an old journal takes as much room again."""
+    room = -(-path.stat().st_size // 2**20)
+    return sqlite3.OperationalError(
+        f"the journal {path} cannot be begun or brought up to version {VERSION} ({error}); what was in it is as it "
+        f"was. See that its disk can be written and has {room} MiB left, and start again"
+    )
 
 
 def _version(db: sqlite3.Connection) -> int:
