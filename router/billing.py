@@ -25,8 +25,7 @@ def baseline_nanos(price: money.Price | None, usage: Usage, counterfactual: Coun
     """Nano-dollars that the baseline tier would have cost; None where it is unpriced, 0 where nothing was used."""
     if counterfactual is None:
         return None if price is None else 0
-    cost = money.cost(baseline_usage(usage, counterfactual), price)
-    return None if cost is money.UNPRICED else money.nanos(cost)
+    return money.cost_nanos(baseline_usage(usage, counterfactual), price)
 
 
 def proxy_nanos(hour_nanos: int, overhead_ms: float) -> int:

@@ -121,8 +121,7 @@ class Counting:
 
 def _billed(attempt: Attempt, usage: Usage, price: money.Price | None) -> Attempt:
     """The attempt with this usage; what a GPU's time costs does not depend on it."""
-    cost = money.cost(usage, price)
-    nanos = None if cost is money.UNPRICED else money.nanos(cost)
+    nanos = money.cost_nanos(usage, price)
     return replace(attempt, usage=usage, cost_nanos=attempt.cost_nanos if isinstance(price, money.GpuRates) else nanos)
 
 

@@ -57,5 +57,4 @@ def _cost(attempt: Attempt, prices: dict[str, money.Price | None]) -> int | None
     if attempt.usage is None:
         return 0
     price = prices.get(attempt.backend, prices.get(attempt.model))
-    cost = money.cost(attempt.usage, price)
-    return None if cost is money.UNPRICED else money.nanos(cost)
+    return money.cost_nanos(attempt.usage, price)

@@ -33,6 +33,22 @@ def test_each_kind_of_token_has_its_rate() -> None:
     assert money.cost(usage, priced(PRICE)) == micros / 1_000_000 + Decimal("0.001")
 
 
+@given(
+    st.decimals(0, 100, places=5), st.decimals(0, 100, places=5), st.decimals(0, 1, places=10),
+    st.integers(0, 10**7), st.integers(0, 10**6), st.integers(0, 10**6),
+)  # fmt: skip
+def test_nano_dollars_are_those_of_the_dollars(
+    taken: Decimal, given: Decimal, once: Decimal, input_tokens: int, output_tokens: int, reasoning_tokens: int
+) -> None:
+    price = TokenPrice(input_usd_per_mtok=taken, output_usd_per_mtok=given, request_usd=once)
+    for usage in (Usage(input_tokens, 0, 0, output_tokens), Usage(input_tokens, 0, 0, output_tokens, reasoning_tokens)):
+        for rates in (priced(price), priced(PRICE)):
+            dollars = money.cost(usage, rates)
+            assert isinstance(dollars, Decimal)
+            assert money.cost_nanos(usage, rates) == money.nanos(dollars)
+    assert money.cost_nanos(Usage(), None) is None
+
+
 def test_what_is_not_stated_falls_back_to_the_plain_price() -> None:
     plain = priced(TokenPrice(input_usd_per_mtok=Decimal(2), output_usd_per_mtok=Decimal(4)))
     usage = Usage(1_000, 300, 200, 100, 40)
