@@ -15,12 +15,14 @@ import orjson
 
 from classifiers.defence import plain
 from classifiers.language import detect
+from policies.frozen import maker
 from policies.values import Features
 
 MAX_TEXT: Final = 6000
 """Characters of user text that are kept; a longer conversation keeps its newest turns."""
 
 _EMPTY: Final[Mapping[str, str]] = {}
+_features = maker(Features)
 _NEEDS_NOTHING: Final[frozenset[str]] = frozenset()
 _TEXT_PARTS: Final = ("text", "input_text")
 _IMAGE_PARTS: Final = ("image_url", "input_image", "image")
@@ -56,7 +58,7 @@ def extract(
     tools = bool(_list(body.get("tools")) or _list(body.get("functions")))
     last = plain(trim(user[-1], MAX_TEXT)) if user and keeps_text else ""
     text = _newest(user[:-1], last) if keeps_text else ""
-    return Features(
+    return _features(
         model=_str(body.get("model")) or "auto",
         text=text,
         last_text=last,

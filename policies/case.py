@@ -116,14 +116,22 @@ def estimate(
 ) -> Option:
     """Estimate one tier or variant by its dearest backend; its cost is unknown if one is unpriced."""
     success = signals.success.get(tier) if signals is not None else None
-    costs = []
+    return Option(tier, order, success, dearest(prices, backends, features, signals))
+
+
+def dearest(
+    prices: Mapping[str, Price | None], backends: Sequence[Backend], features: Features, signals: Signals | None
+) -> Decimal | None:
+    """Estimate the dollars that the dearest of some backends would take; None if one is unpriced."""
+    most = None
     for backend in backends:
         output = expected_output_tokens(features, signals, backend.max_output_tokens)
         cost = expected_cost(prices[backend.name], features.input_tokens, output)
         if not isinstance(cost, Decimal):
-            return Option(tier, order, success, None)
-        costs.append(cost)
-    return Option(tier, order, success, max(costs))
+            return None
+        if most is None or cost > most:
+            most = cost
+    return most
 
 
 def under(loaded: Loaded, target: Target, case: Case, signals: Signals) -> Case:

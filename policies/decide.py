@@ -12,16 +12,18 @@ from datetime import datetime
 
 from policies import placement
 from policies.addressing import Target
-from policies.case import Case, awake, case_of, estimate, judge_rules
+from policies.case import Case, awake, case_of, dearest, judge_rules
 from policies.conditions import Facts
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal
-from policies.frozen import quick
+from policies.frozen import maker, quick
 from policies.objective import choose, cost_order, doubt, floor
 from policies.problems import listing
 from policies.schema import Backend, Objective, Policy, Rule
 from policies.session import hold
 from policies.values import Decision, Estimate, Features, Plan, Refusal, Signals, Step, Success, View
+
+_decision, _estimate = maker(Decision), maker(Estimate)
 
 
 @quick
@@ -105,9 +107,8 @@ def _as_planned(loaded: Loaded, features: Features, signals: Signals | None, vie
             return None
     estimates = []
     for tier, priced in loaded.priced.items():
-        option = estimate(loaded.prices, tier, 0, priced, features, None)
-        estimates.append(Estimate(tier, None, option.cost))
-    return Decision(
+        estimates.append(_estimate(tier, None, dearest(loaded.prices, priced, features, None)))
+    return _decision(
         plan.steps, plan.reasons, loaded.hash, estimates=tuple(estimates), rules=tuple([rule.name for rule in matched])
     )
 

@@ -2,15 +2,17 @@
 
 A frozen dataclass sets each of its fields through a call of `object.__setattr__`, since its own refuses: two thirds of
 the time that it takes to make one, and a request makes a dozen, of a hundred fields. `quick` has a value be of a twin
-class while it is made, which has the same slots and refuses nothing.
+class while it is made, which has the same slots and refuses nothing. `maker` gives a function that does the same where
+nothing but time matters: calling a class, with a dictionary of its arguments, takes longer than all the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -19,25 +21,41 @@ def quick(cls: type[T]) -> type[T]:
 
     Raises `TypeError` for a dataclass whose ``__init__`` does more than to set its fields.
     """
-    given = fields(cls)  # type: ignore[arg-type]
+    init = _compiled(cls, "__init__", ("self",), "_set(self, '__class__', _twin)", "")
+    init.__qualname__, init.__annotations__ = f"{cls.__qualname__}.__init__", cls.__init__.__annotations__
+    cls.__init__ = init  # type: ignore[method-assign]
+    return cls
+
+
+def maker(cls: Callable[P, T]) -> Callable[P, T]:
+    """A function that makes values of such a dataclass, in less than half of the time that calling the class takes.
+
+    Raises `TypeError` as `quick` does.
+    """
+    return _compiled(cls, "make", (), "self = _new(_twin)", "return self")
+
+
+def _compiled(cls: Any, name: str, first: Sequence[str], begin: str, end: str) -> Callable[..., Any]:
+    """A function of a dataclass's fields that sets them between a first and a last statement."""
+    given = fields(cls)
     if hasattr(cls, "__post_init__") or not all(one.init and not one.kw_only for one in given):
         raise TypeError(f"{cls.__name__} is no plain dataclass")
-    twin = type(cls.__name__, (), {"__slots__": cls.__slots__})  # type: ignore[attr-defined]
-    names: dict[str, Any] = {"_cls": cls, "_twin": twin, "_set": object.__setattr__, "_missing": MISSING}
-    lines = ["_set(self, '__class__', _twin)"]
+    twin = type(cls.__name__, (), {"__slots__": cls.__slots__})
+    names: dict[str, Any] = {
+        "_cls": cls, "_twin": twin, "_set": object.__setattr__, "_new": object.__new__, "_missing": MISSING
+    }  # fmt: skip
+    lines = [begin]
     for one in given:
         made = one.default_factory is not MISSING
         if made:
             names[f"_make_{one.name}"] = one.default_factory
         value = f"_make_{one.name}() if {one.name} is _missing else {one.name}" if made else one.name
         lines.append(f"self.{one.name} = {value}")
-    lines.append("self.__class__ = _cls")
-    arguments = ", ".join(("self", *(_argument(one, names) for one in given)))
-    exec(f"def __init__({arguments}):\n  " + "\n  ".join(lines), names)
-    init: Callable[..., None] = names["__init__"]
-    init.__qualname__, init.__annotations__ = f"{cls.__qualname__}.__init__", cls.__init__.__annotations__
-    cls.__init__ = init  # type: ignore[method-assign]
-    return cls
+    lines += ["self.__class__ = _cls", end]
+    arguments = ", ".join((*first, *(_argument(one, names) for one in given)))
+    exec(f"def {name}({arguments}):\n  " + "\n  ".join(lines), names)
+    compiled: Callable[..., Any] = names[name]
+    return compiled
 
 
 def _argument(one: Field[Any], names: dict[str, Any]) -> str:

@@ -84,9 +84,11 @@ class Choice:
 
 def expected_output_tokens(features: Features, signals: Signals | None, cap: int | None = None) -> int:
     """Guess the answer's length in tokens: typical of its domain, within the request's and the backend's caps."""
-    typical = TYPICAL_OUTPUT.get(signals.domain if signals else "", TYPICAL_OUTPUT_OTHERWISE)
-    limits = [limit for limit in (typical, features.max_output_tokens, cap) if limit is not None]
-    return max(1, min(limits)) * max(1, features.choices)
+    output = TYPICAL_OUTPUT.get(signals.domain, TYPICAL_OUTPUT_OTHERWISE) if signals else TYPICAL_OUTPUT_OTHERWISE
+    for limit in (features.max_output_tokens, cap):
+        if limit is not None and limit < output:
+            output = limit
+    return (output if output > 1 else 1) * (features.choices if features.choices > 1 else 1)
 
 
 def trusted(signals: Signals | None) -> bool:

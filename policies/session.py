@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies.document import Loaded
+from policies.frozen import maker
 from policies.schema import SessionSettings
 from policies.values import Decision, Features, Session, Signals, Step, View
+
+_session = maker(Session)
 
 SHORT = 48
 """Characters up to which a later message in a conversation counts as a follow-up that says little by itself."""
@@ -58,10 +61,10 @@ def next_session(loaded: Loaded, decision: Decision, signals: Signals | None, vi
     complexity = (signals.complexity if signals else None) or 0.0
     past, order = view.session, list(loaded.policy.tiers)
     if past is None or past.tier not in order or order.index(decision.tier) > order.index(past.tier):
-        return Session(decision.tier, served.backend, max(complexity, past.complexity if past else 0.0))
+        return _session(decision.tier, served.backend, max(complexity, past.complexity if past else 0.0))
     wants_lower = bool(decision.wanted) and order.index(decision.wanted) < order.index(past.tier)
     easier = past.easier_turns + 1 if wants_lower else past.easier_turns if not decision.wanted else 0
     if decision.tier != past.tier and easier >= loaded.policy.session.down_after:
-        return Session(decision.tier, served.backend, complexity)
+        return _session(decision.tier, served.backend, complexity)
     backend = served.backend if served.tier == past.tier else past.backend
-    return Session(past.tier, backend, max(complexity, past.complexity), easier)
+    return _session(past.tier, backend, max(complexity, past.complexity), easier)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from policies.frozen import maker
 from policies.schema import Backend, Policy
 from policies.values import Counterfactual, Features, Signals, Usage, View
 from router.ledger.lengths import TAKEN, WRITTEN, stratum
 from router.ledger.ratios import Ratios
 from router.ledger.sums import SEEN_FIELD, unpack_vector
 from router.usage import CHARACTERS_PER_TOKEN
+
+_counterfactual, _usage = maker(Counterfactual), maker(Usage)
 
 _PRIOR_TOKENS = 2_000.0
 _PRIOR_ANSWERS = 20.0
@@ -33,7 +36,7 @@ def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
     """The tokens that the baseline would have used, from those that were used. Audio and images are as many to all."""
     if usage.plain:
         taken = round(usage.input_tokens * counterfactual.input_ratio)
-        return Usage(
+        return _usage(
             measured=usage.measured,
             service_tier=usage.service_tier,
             input_tokens=taken,
@@ -101,11 +104,14 @@ class Baseline:
         """What the baseline would have done with a request that used this much at ``served``, a tier and a backend."""
         (tier, backend), baseline = served, baseline_backend(policy).name
         domain, _ = stratum(features, signals)
-        known = self._taken.ratio(baseline, backend, domain), self._written.ratio(policy.baseline, tier, domain)
-        taken, written = (1.0 if ratio is None else ratio for ratio in known)
+        taken = self._taken.ratio(baseline, backend, domain)
+        written = self._written.ratio(policy.baseline, tier, domain)
+        assumed = taken is None or written is None
+        taken, written = 1.0 if taken is None else taken, 1.0 if written is None else written
         limit = features.max_output_tokens
-        if limit is not None and usage.output_tokens:
+        if written > 1.0 and limit is not None and usage.output_tokens:
             written = min(written, max(1.0, limit * features.choices / usage.output_tokens))
-        share = lost_prefix(features, view, backend, baseline) / max(1, features.input_tokens)
-        cached = max(usage.cached_input_tokens, round(share * usage.input_tokens))
-        return Counterfactual(baseline, taken, written, round(cached * taken), assumed=None in known)
+        cached = usage.cached_input_tokens
+        if lost := lost_prefix(features, view, backend, baseline):
+            cached = max(cached, round(lost / features.input_tokens * usage.input_tokens))
+        return _counterfactual(baseline, taken, written, round(cached * taken), assumed=assumed)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from policies import money
 from policies.cascade import OURS, Moment, Next, Try, first_step, next_step
 from policies.checks import Answered, shortcoming
-from policies.frozen import quick
+from policies.frozen import maker, quick
 from policies.values import Attempt, Decision, Step
 from router import escalation, stream
 from router.backends import USAGE_PATHS, Call
@@ -27,6 +27,8 @@ from router.usage import Said
 
 if TYPE_CHECKING:
     from router.dispatch import Dispatcher
+
+_call = maker(Call)
 
 _SLACK = 0.002
 """Seconds by which an event loop may wake a sleeper early: a backend that said when to come back still rests then."""
@@ -141,11 +143,13 @@ class Errand:
 
     async def _attempt(self, step: Step) -> Answer:
         """One call to one backend, up to its first content. Raises `UpstreamError`, with the attempt in the trail."""
-        step = self._least_bad(step)
         order, lane = self._order, self._dispatcher.lanes[step.backend]
+        if not lane.closed:
+            step = self._least_bad(step)
+            lane = self._dispatcher.lanes[step.backend]
         probe = not (lane.closed and lane.slots.grab()) and await self._board(lane, step)
         limits = lane.limits
-        patience = min(limits.first_token if order.stream else limits.answer, limits.total)
+        patience = limits.first if order.stream else limits.whole
         flight = Flight(lane, step, order.input_tokens, patience, self._deadline, self._trail, probe=probe)
         try:
             whole = await flight.watch.wait(self._call(lane, flight))
@@ -220,7 +224,7 @@ class Errand:
     async def _call(self, lane: Lane, flight: Flight) -> bytes | None:
         """Make the call, and read the answer where it comes whole; None where it is a stream."""
         order = self._order
-        reply = await lane.backend.send(Call(order.path, order.body, order.stream, flight.sent))
+        reply = await lane.backend.send(_call(order.path, order.body, order.stream, flight.sent))
         flight.carry(reply)
         if order.stream and not reply.headers.get("content-type", "").startswith("application/json"):
             return None

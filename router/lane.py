@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import count
 
 from policies import money, schema
+from policies.frozen import maker
 from policies.values import Attempt, Outcome, Phase, Step, Usage
 from router import breaker
 from router.backends import Backend, Reply
@@ -20,15 +21,16 @@ from router.watch import Watch
 from router.wheel import Wheel
 
 _numbers = count()
+_attempt = maker(Attempt)
 
 _OUTCOMES: Mapping[str, Outcome] = {"timeout": "timeout", "deadline": "timeout", "poor": "rejected"}
 """How an attempt ended that failed in such a way; any other is an error."""
 
 
 class Limits:
-    """A backend's timeouts, in seconds."""
+    """A backend's timeouts, in seconds: ``whole`` of an answer that comes whole, ``first`` of a stream's beginning."""
 
-    __slots__ = ("answer", "between_tokens", "connect", "first_token", "total")
+    __slots__ = ("answer", "between_tokens", "connect", "first", "first_token", "total", "whole")
 
     def __init__(self, timeouts: schema.Timeouts) -> None:
         self.connect = timeouts.connect.total_seconds()
@@ -36,6 +38,7 @@ class Limits:
         self.between_tokens = timeouts.between_tokens.total_seconds()
         self.answer = timeouts.answer.total_seconds()
         self.total = timeouts.total.total_seconds()
+        self.whole, self.first = min(self.answer, self.total), min(self.first_token, self.total)
 
 
 class Lane:
@@ -217,8 +220,7 @@ class Flight:
         elif self.usage is None:
             self.cost_nanos = 0
         else:
-            cost = money.cost(self.usage, lane.price)
-            self.cost_nanos = None if cost is money.UNPRICED else money.nanos(cost)
+            self.cost_nanos = money.cost_nanos(self.usage, lane.price)
         return self.cost_nanos
 
     def land(self, outcome: Outcome, error: UpstreamError | None = None) -> None:
@@ -239,7 +241,7 @@ class Flight:
         if self.usage is None and _worked(kind, phase, error):
             self.usage = estimate(self._input_tokens, self.said)
             self._trail.uncounted.append(Uncounted(self.usage, self.said, lane.price))
-        self.attempt = Attempt(
+        self.attempt = _attempt(
             backend=self.step.backend,
             tier=self.step.tier,
             model=lane.model,

@@ -26,3 +26,10 @@ class Trail(list[Attempt]):
     def __init__(self) -> None:
         super().__init__()
         self.uncounted: list[Uncounted] = []
+
+    def last_used(self) -> Attempt | None:
+        """The last attempt that used anything, or may have."""
+        for attempt in reversed(self):
+            if attempt.usage is not None:
+                return attempt
+        return None

@@ -13,7 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from policies.frozen import maker
 from policies.values import Usage
+
+_usage = maker(Usage)
 
 CHARACTERS_PER_TOKEN = 4
 """What a first estimate assumes; about right for English with today's tokenizers.
@@ -38,14 +41,14 @@ def usage_of(stated: object) -> Usage | None:
 
     None where it is absent or states no token counts: a count of zero is a count, an absent one is not.
     """
-    if not isinstance(stated, Mapping):
+    if not isinstance(stated, dict):
         return None
     taken = _count(stated, "prompt_tokens", "input_tokens")
     given = _count(stated, "completion_tokens", "output_tokens")
     if taken is None and given is None:
         return None
     if stated.keys() <= _PLAIN:
-        return Usage(input_tokens=taken or 0, output_tokens=given or 0)
+        return _usage(input_tokens=taken or 0, output_tokens=given or 0)
     prompt = _details(stated, "prompt_tokens_details", "input_tokens_details")
     completion = _details(stated, "completion_tokens_details", "output_tokens_details")
     total_in, total_out = taken or 0, given or 0

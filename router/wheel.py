@@ -36,7 +36,9 @@ class Wheel:
             self._turning = True
             self._turned = int(self.loop.time() / TICK)
             self.loop.call_later(TICK, self._turn)
-        place = max(int(at / TICK), self._turned) + 1
+        place = int(at / TICK) + 1
+        if place <= self._turned:
+            place = self._turned + 1
         slot = self._slots.get(place)
         if slot is None:
             self._slots[place] = {due}

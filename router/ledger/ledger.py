@@ -10,6 +10,7 @@ from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING
 
+from policies.frozen import maker
 from policies.money import GpuClock
 from policies.schema import LedgerSettings
 from policies.values import Entry
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from router.state.store import RedisStore
 
 log = logging.getLogger(__name__)
+
+_line = maker(Line)
 
 JOURNAL_NAME = "journal.sqlite"
 _SHIP_SECONDS = 0.5
@@ -63,7 +66,7 @@ class Ledger:
 
     def record(self, entry: Entry, grant: Grant = _NO_GRANT) -> None:
         """Write an entry down, charge it to the budgets that granted it, and give back what they held; never waits."""
-        self._journal.append(Line(entry, charges(grant, entry), grant.holds))
+        self._journal.append(_line(entry, charges(grant, entry), grant.holds))
 
     def judge(self, feedback: Feedback) -> None:
         """Write feedback down, in this proxy's journal; never waits."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.frozen import quick
+from policies.frozen import maker, quick
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,14 @@ def test_a_value_is_made_of_what_it_would_be_made_of(places: list[int], named: d
     slow, made = (told_or_made(cls, places, named) for cls in (Slow, Quick))
     if isinstance(slow, str):
         assert made == slow
+        with pytest.raises(TypeError):
+            maker(Quick)(*places, **named)
         return
-    assert type(made) is Quick
-    assert [getattr(made, one.name) for one in fields(made)] == [getattr(slow, one.name) for one in fields(slow)]
-    assert made == Quick(made.one, made.two, made.three)
-    assert repr(made) == repr(slow).replace("Slow", "Quick")
+    for one in (made, maker(Quick)(*places, **named)):
+        assert type(one) is Quick
+        assert [getattr(one, each.name) for each in fields(one)] == [getattr(slow, each.name) for each in fields(slow)]
+        assert one == Quick(one.one, one.two, one.three)
+        assert repr(one) == repr(slow).replace("Slow", "Quick")
 
 
 def test_it_is_frozen_once_it_is_made() -> None:
@@ -82,3 +85,5 @@ def test_what_does_more_when_it_is_made_is_refused() -> None:
     for cls in (Busy, Named):
         with pytest.raises(TypeError, match="no plain dataclass"):
             quick(cls)
+        with pytest.raises(TypeError, match="no plain dataclass"):
+            maker(cls)
