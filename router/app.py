@@ -13,15 +13,18 @@ from router import endpoints
 from router.compose import open_proxy
 from router.express import PATH, Chat
 from router.gate import Gate
+from router.proxy import Proxy
 from router.settings import Settings
 
 
 class Application(Starlette):
     """The routes, and a way past them for what nearly every request asks for."""
 
+    proxy: Proxy
+
     def admit(self, headers: Mapping[bytes, bytes]) -> Chat | None:
         """What answers a chat request with these headers; None where it is refused, which `Gate` does."""
-        return endpoints.admit(self.state.proxy, headers)
+        return endpoints.admit(self.proxy, headers)
 
 
 def create(settings: Settings) -> Starlette:
@@ -30,10 +33,10 @@ def create(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_proxy(settings) as proxy:
-            app.state.proxy = proxy
+            app.state.proxy = application.proxy = proxy
             yield
 
-    app = Application(
+    application = Application(
         routes=[
             Route(PATH.decode(), endpoints.ChatCompletions(), methods=["POST"]),
             Route("/v1/models", endpoints.models),
@@ -50,5 +53,5 @@ def create(settings: Settings) -> Starlette:
         exception_handlers=endpoints.EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
-    app.router.redirect_slashes = False  # a redirect would name whatever host the request does
-    return app
+    application.router.redirect_slashes = False  # a redirect would name whatever host the request does
+    return application

@@ -133,7 +133,7 @@ def admit(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Chat | None:
         key = chat_key(proxy, headers)
     except RequestError:
         return None
-    if int(headers[b"content-length"]) > proxy.pipeline.loaded.policy.limits.body_bytes:
+    if int(headers[b"content-length"]) > proxy.pipeline.most_bytes:
         return None
     return partial(_answer, proxy, key)
 

@@ -80,18 +80,16 @@ class Express:
         HASTE.pressing += 1
         self._task = task = guard.loop.create_task(self._run())
         guard.tasks.add(task)
-        task.add_done_callback(self._ended)
 
     def hang_up(self) -> None:
         """The client has gone."""
         self._gone = True
-        if self._task is not None and not self.response_complete:
-            self._task.cancel()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._guard.tasks.discard(task)
-        if not self._begun:
-            HASTE.pressing -= 1
+        task = self._task
+        if task is not None and not self.response_complete:
+            task.cancel()
+            if not self._begun:  # and so will never begin
+                HASTE.pressing -= 1
+                self._guard.tasks.discard(task)
 
     async def _run(self) -> None:
         HASTE.pressing -= 1
@@ -106,6 +104,8 @@ class Express:
             log.error("unexpected error", exc_info=error)
             await self._fail()
         finally:
+            if self._task is not None:
+                self._guard.tasks.discard(self._task)
             self._task, self.body = None, b""  # the task holds us too; the connection does, until its next request
 
     def _lost(self) -> bool:
@@ -123,9 +123,9 @@ class Express:
         self.response_started = True
         guard, body = self._guard, served.body
         flow, send = guard.flow, guard.transport.write_now
-        lines = b"".join([b"%b: %b\r\n" % header for header in (*guard.server_state.default_headers, *served.headers)])
+        own = b"".join([b"%b: %b\r\n" % header for header in guard.server_state.default_headers])
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        head = b"%b%b%b" % (STATUS_LINE[served.status], lines, close)
+        head = b"%b%b%b%b" % (STATUS_LINE[served.status], own, served.lines, close)
         if flow.write_paused:
             await flow.drain()
         if isinstance(body, bytes):

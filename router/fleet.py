@@ -68,11 +68,15 @@ class Fleet:
 
     def weighed(self, among: Iterable[str] | None = None) -> dict[str, EngineView]:
         """The same of backends that share a tier: what a choice among them weighs, and is replayed from."""
+        if not self._weighed or not self.scrapers:
+            return {}
         names = self._weighed if among is None else self._weighed.intersection(among)
         return {name: view for name in names if (s := self.scrapers.get(name)) and (view := s.view) is not None}
 
     def windows(self, among: Iterable[str] | None = None) -> dict[str, int]:
         """The context windows that servers tell and the policy does not, by backend."""
+        if not self.scrapers:
+            return {}
         names = self.scrapers if among is None else self.scrapers.keys() & among
         return {name: window for name in names if (window := self.scrapers[name].window) is not None}
 

@@ -44,7 +44,7 @@ class Gate:
 def chat_key(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Key | None:
     """The key of a client that asks for a chat and is no page in a browser. Raises `RequestError` (401)."""
     text = text_in(headers)
-    return proxy.keys.check(text) if proxy.policy.auth.required else proxy.keys.find_active(text)
+    return proxy.keys.check(text) if proxy.pipeline.auth.required else proxy.keys.find_active(text)
 
 
 def _key(scope: Scope) -> Key | None:

@@ -21,6 +21,7 @@ from policies.schema import Limits
 from router.errors import shape
 from router.express import PATH, Admit, Express, fits
 from router.joined import Joined
+from router.known import Known
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -65,6 +66,7 @@ class Guarded(HttpToolsProtocol):
         self._admit: Admit | None = getattr(self.app, "admit", None)
         self._taken: Express | None = None
         self._express: Express | None = None
+        self._known = Known[dict[bytes, bytes]]()
 
     @property
     def idle(self) -> bool:
@@ -92,13 +94,33 @@ class Guarded(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what came, unless it gets no request any further."""
         self._answered_at = None
+        between = not self._awaits and not self._idle_bytes and self._free()
+        if between and self._take_alike(data):
+            return
         self._idle_bytes += len(data)
         super().data_received(data)
+        if between and (express := self._express) is not None and express.keep_alive:
+            self._known.learn(data, dict(express.headers), express.body)
         if self._awaits:
             if self._idle_bytes > LARGEST_HEAD:
                 self._refuse(431, "head_too_large", f"The request's head is larger than {LARGEST_HEAD} bytes.")
         elif self._idle_bytes and (self.cycle is None or self.cycle.response_complete):
             self._await("head")
+
+    def _take_alike(self, data: bytes) -> bool:
+        """Take a chat whose head says what this client's last one did, without a word to the parser."""
+        again = self._known.again(data)
+        if again is None or self._admit is None or self.transport.is_closing():
+            return False
+        known, length, body = again
+        headers = {**known, b"content-length": length}
+        chat = self._admit(headers)
+        if chat is None:
+            return False
+        self.cycle = self._express = Express(self, chat, headers, True)
+        self._express.add(body)
+        self._express.start()
+        return True
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
@@ -113,10 +135,10 @@ class Guarded(HttpToolsProtocol):
         parser, headers = self.parser, self.headers
         if parser.should_upgrade() and any(name in _HAS_BODY for name, _ in headers):
             raise ValueError("an upgrade with a body")
-        method, version, before = parser.get_method(), parser.get_http_version(), self.cycle
+        method, version = parser.get_method(), parser.get_http_version()
         self._awaits, self.headers = "body", []
         keep_alive = version != "1.0" and parser.should_keep_alive()
-        free = before is None or before.response_complete
+        free = self._free()
         if self.url == PATH and method == b"POST" and version == "1.1" and free and self._admit is not None:
             named = dict(headers)
             if fits(named) and (chat := self._admit(named)) is not None:
@@ -224,6 +246,9 @@ class Guarded(HttpToolsProtocol):
             if self.idle:
                 self.transport.close()
             self._refuse(408, "request_timeout", "The request did not arrive in time.")
+
+    def _free(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -11,7 +11,7 @@ from router.dispatch import Answer
 _LONGEST_REASON = 600
 
 
-def served_headers(
+def served_lines(
     request_id: str,
     decision: Decision,
     signals: Signals | None,
@@ -20,8 +20,8 @@ def served_headers(
     classify_ms: float,
     overhead_ms: float,
     costs: tuple[int | None, int | None] | None,
-) -> list[tuple[bytes, bytes]]:
-    """The headers, as ASGI has them. ``costs`` are the request's and the baseline's nano-dollars, where known by now.
+) -> bytes:
+    """The headers' lines. ``costs`` are the request's and the baseline's nano-dollars, where known by now.
 
     ``attempts`` counts those that have ended; the one that is still streaming is added.
     """
@@ -30,34 +30,31 @@ def served_headers(
     else:
         named = _named(answer.step.tier, answer.step.backend, answer.model, decision.reasons)
         attempts += answer.whole is None
-    headers = [
-        (b"x-tierwise-request-id", request_id.encode()),
-        *named,
-        (b"x-tierwise-attempts", b"%d" % attempts),
-        (b"x-tierwise-classify-ms", b"%.2f" % classify_ms),
-        (b"x-tierwise-overhead-ms", b"%.2f" % overhead_ms),
-    ]
+    lines = (
+        b"x-tierwise-request-id: %b\r\n%bx-tierwise-attempts: %d\r\n"
+        b"x-tierwise-classify-ms: %.2f\r\nx-tierwise-overhead-ms: %.2f\r\n"
+    ) % (request_id.encode(), named, attempts, classify_ms, overhead_ms)
     if signals is not None:
         if signals.domain:
-            headers.append((b"x-tierwise-domain", printable(signals.domain)))
+            lines += b"x-tierwise-domain: %b\r\n" % printable(signals.domain)
         if signals.complexity is not None:
-            headers.append((b"x-tierwise-complexity", b"%.2f" % signals.complexity))
-    for name, nanos in zip((b"x-tierwise-cost-usd", b"x-tierwise-baseline-usd"), costs or (), strict=False):
+            lines += b"x-tierwise-complexity: %.2f\r\n" % signals.complexity
+    for name, nanos in zip((b"cost", b"baseline"), costs or (), strict=False):
         if nanos is not None:
-            headers.append((name, b"%d.%09d" % divmod(nanos, NANOS_PER_USD)))
-    return headers
+            lines += b"x-tierwise-%b-usd: %d.%09d\r\n" % (name, *divmod(nanos, NANOS_PER_USD))
+    return lines
 
 
 @lru_cache(1024)
-def _named(tier: str, backend: str, model: str, reasons: tuple[str, ...]) -> tuple[tuple[bytes, bytes], ...]:
+def _named(tier: str, backend: str, model: str, reasons: tuple[str, ...]) -> bytes:
     """What many answers have in common; nothing is said of what has no name."""
     told = {
-        b"x-tierwise-tier": tier,
-        b"x-tierwise-backend": backend,
-        b"x-tierwise-model": model,
-        b"x-tierwise-reason": "; ".join(reasons)[:_LONGEST_REASON],
+        b"tier": tier,
+        b"backend": backend,
+        b"model": model,
+        b"reason": "; ".join(reasons)[:_LONGEST_REASON],
     }
-    return tuple([(name, printable(value)) for name, value in told.items() if value])
+    return b"".join([b"x-tierwise-%b: %b\r\n" % (name, printable(value)) for name, value in told.items() if value])
 
 
 def printable(value: str) -> bytes:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 
 class Joined:
-    """A client's transport that holds back what begins like a head until more is written, or the loop comes round."""
+    """A client's transport that holds back what begins like a head until more is written, or the loop comes round.
 
-    __slots__ = ("_held", "_loop", "_transport")
+    Whatever else a server asks a transport for is the transport's own.
+    """
+
+    __slots__ = (
+        "_held", "_loop", "_transport", "abort", "get_extra_info", "is_closing", "pause_reading", "resume_reading",
+    )  # fmt: skip
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._held = b""
+        self.abort, self.is_closing, self.get_extra_info = (
+            transport.abort,
+            transport.is_closing,
+            transport.get_extra_info,
+        )
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
 
     def write(self, data: bytes) -> None:
         """Send bytes, in order, at the latest when the loop comes round; to nobody once the connection is closed.
@@ -48,6 +58,3 @@ class Joined:
     def _write(self, data: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)

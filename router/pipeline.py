@@ -22,7 +22,7 @@ from policies.conditions import headers_read, texts_read
 from policies.decide import conclude, decide
 from policies.document import Loaded
 from policies.doubts import needs_signals
-from policies.frozen import quick
+from policies.frozen import maker, quick
 from policies.session import next_session
 from policies.values import Counterfactual, Decision, Entry, Features, Outcome, Refusal, Session, Signals, Usage, View
 from router.admission import Admission
@@ -32,10 +32,10 @@ from router.billing import baseline_nanos, proxy_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import STOPPED, Exhausted, RequestError, out_of_time
 from router.fleet import Fleet
-from router.headers import printable, served_headers
+from router.headers import printable, served_lines
 from router.ledger.budgets import Grant
 from router.ledger.ledger import Ledger
-from router.served import Served, told
+from router.served import Served, served, told
 from router.signals import SignalReader
 from router.state.store import Store
 from router.telemetry import Telemetry
@@ -70,6 +70,9 @@ class Choice:
     classify_ms: float = 0.0
 
 
+_choice, _entry, _order, _view = maker(Choice), maker(Entry), maker(Order), maker(View)
+
+
 class _Used(NamedTuple):
     """The tokens of an answer, what the baseline would have used in its place, and the nano-dollars of that."""
 
@@ -102,7 +105,10 @@ class _Exchange:
 
     def waited_ms(self) -> float:
         """Time spent on attempts that have ended."""
-        return sum(attempt.total_ms for attempt in self.attempts)
+        waited = 0.0
+        for attempt in self.attempts:
+            waited += attempt.total_ms
+        return waited
 
     def added_ms(self) -> float:
         """What the proxy itself added up to the first content, or up to now where there is none."""
@@ -134,7 +140,10 @@ class Pipeline:
         self.reader = reader
         conditions = [rule.when for rule in loaded.policy.rules] + [budget.when for budget in loaded.policy.budgets]
         self.headers_read = headers_read(conditions)
-        looked_at = self.headers_read | {loaded.policy.session.header.lower(), "authorization", "x-api-key"}
+        policy = loaded.policy
+        self.auth, self.session_header, self.most_bytes = policy.auth, policy.session.header, policy.limits.body_bytes
+        self._zone, self._sticky, self._ttl = policy.timezone, policy.session.sticky, policy.session.ttl
+        looked_at = self.headers_read | {self.session_header.lower(), "authorization", "x-api-key"}
         self.headers = tuple((name.encode("latin-1", "replace"), name) for name in looked_at)
         self._texts_matter = loaded.policy.logging.content or texts_read(conditions)
         self.dispatcher = dispatcher
@@ -145,8 +154,8 @@ class Pipeline:
         self._telemetry = telemetry
         self._baseline = baseline
         self._baseline_price = money.price_of(baseline_backend(loaded.policy))
-        self._hour_nanos = money.nanos(loaded.policy.ledger.proxy_hour_usd)
-        self._timezone = ZoneInfo(loaded.policy.timezone)
+        self._hour_nanos = money.nanos(policy.ledger.proxy_hour_usd)
+        self._timezone = ZoneInfo(policy.timezone)
         self._serving = 0
         self._retired = False
         self._idle = asyncio.Event()
@@ -161,15 +170,15 @@ class Pipeline:
 
     async def choose(self, features: Features, prompt: Trace = ()) -> Choice:
         """Decide where a request would go, without calling anyone."""
-        policy, store = self.loaded.policy, self._store
-        session = await store.session(features.conversation, features.turns) if policy.session.sticky else None
+        store = self._store
+        session = await store.session(features.conversation, features.turns) if self._sticky else None
         looked_at, among = self._drawn(features, session, prompt) if self.fleet.crowded else ({}, None)
-        view = View(
+        view = _view(
             now=datetime.now(self._timezone),
             cooling=self.dispatcher.cooling(among),
             in_flight=self.dispatcher.in_flight(among),
             session=session,
-            spent_today=await store.spent_today(policy.timezone),
+            spent_today=store.spent_today(self._zone),
             draw=random(),
             engines=self.fleet.weighed(among),
             warm=self.fleet.warm(prompt, among),
@@ -177,9 +186,9 @@ class Pipeline:
             looked_at=looked_at,
         )
         if not needs_signals(self.loaded, features):
-            return Choice(features, None, view, decide(self.loaded, features, None, view))
+            return _choice(features, None, view, decide(self.loaded, features, None, view))
         signals, weighed, classify_ms = await self.reader.read(self.loaded, features, view)
-        return Choice(features, signals, view, conclude(weighed), classify_ms)
+        return _choice(features, signals, view, conclude(weighed), classify_ms)
 
     def _drawn(
         self, features: Features, session: Session | None, prompt: Trace
@@ -220,11 +229,12 @@ class Pipeline:
             if self._retired and not self._serving:
                 self._idle.set()
             self._remember(exchange)
-            write_down = partial(self._write_down, exchange, exchange.elapsed_ms())
+            total_ms = exchange.elapsed_ms()
             if exchange.attempts.uncounted:
+                write_down = partial(self._write_down, exchange, total_ms)
                 self._ledger.counting.later(exchange.attempts, request.body, write_down)
             else:
-                write_down()
+                self._write_down(exchange, total_ms)
 
     async def _answer(self, exchange: _Exchange) -> Served:
         """The answer as soon as it has begun, or the error that stands in for it."""
@@ -239,7 +249,7 @@ class Pipeline:
             wait = {"retry-after": str(ceil(seconds))} if refusal.status == 429 and seconds is not None else {}
             error = RequestError(refusal.status, refusal.code, refusal.message, refusal.param, headers=wait)
             return self._failed(exchange, error, "rejected")
-        order = Order(
+        order = _order(
             "chat/completions", request.body, request.stream, request.wants_usage, request.features.input_tokens
         )
         try:
@@ -252,12 +262,12 @@ class Pipeline:
             await self._ledger.counting.settle(exchange.attempts, request.body)
         exchange.opened(answer)
         self.fleet.served(answer.step.backend, exchange.prompt)
-        headers = [(b"content-type", printable(answer.content_type)), *self._headers(exchange)]
+        about = printable(answer.content_type), self._lines(exchange)
         if answer.whole is not None:
-            headers.append((b"content-length", str(len(answer.whole)).encode()))
-            return Served(200, headers, answer.whole)
-        headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        return Served(200, headers, answer.body)
+            lines = b"content-type: %b\r\n%bcontent-length: %d\r\n" % (*about, len(answer.whole))
+            return served(200, lines, answer.whole)
+        lines = b"content-type: %b\r\n%bcache-control: no-cache\r\nx-accel-buffering: no\r\n" % about
+        return served(200, lines, answer.body)
 
     async def _admitted(self, exchange: _Exchange, choice: Choice) -> Choice:
         view, decision, exchange.grant = await self._admission.admit(
@@ -266,16 +276,16 @@ class Pipeline:
         return choice if decision is choice.decision else replace(choice, view=view, decision=decision)
 
     def _failed(self, exchange: _Exchange, error: RequestError | Exhausted, outcome: Outcome) -> Served:
-        served = told(error)
-        exchange.status, exchange.outcome = served.status, outcome
-        return replace(served, headers=[*served.headers, *self._headers(exchange)])
+        answer = told(error)
+        exchange.status, exchange.outcome = answer.status, outcome
+        return replace(answer, lines=answer.lines + self._lines(exchange))
 
-    def _headers(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
+    def _lines(self, exchange: _Exchange) -> bytes:
         assert exchange.choice is not None
         costs = None
         if exchange.answer is not None and exchange.answer.whole is not None:
             costs = (total_nanos(exchange.attempts), self._used(exchange).baseline_nanos)
-        return served_headers(
+        return served_lines(
             exchange.id, exchange.choice.decision, exchange.choice.signals, exchange.answer, len(exchange.attempts),
             exchange.choice.classify_ms, exchange.added_ms(), costs,
         )  # fmt: skip
@@ -283,7 +293,7 @@ class Pipeline:
     def _used(self, exchange: _Exchange) -> _Used:
         """What the request used in the end, and what the baseline would have instead; found once, as it learns."""
         if exchange.used is None:
-            last = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), None)
+            last = exchange.attempts.last_used()
             if last is None or last.usage is None or exchange.choice is None:
                 return _Used(Usage(), None, baseline_nanos(self._baseline_price, Usage(), None))
             choice, served = exchange.choice, (last.tier, last.backend)
@@ -296,10 +306,10 @@ class Pipeline:
 
     def _remember(self, exchange: _Exchange) -> None:
         """Remember the session where there was an answer."""
-        choice, answer, session = exchange.choice, exchange.answer, self.loaded.policy.session
-        if choice is not None and answer is not None and session.sticky:
+        choice, answer = exchange.choice, exchange.answer
+        if choice is not None and answer is not None and self._sticky:
             following = next_session(self.loaded, choice.decision, choice.signals, choice.view, answer.step)
-            self._store.remember(exchange.request.features.conversation, following, session.ttl)
+            self._store.remember(exchange.request.features.conversation, following, self._ttl)
 
     def _write_down(self, exchange: _Exchange, total_ms: float) -> None:
         """Make the entry, whatever happened."""
@@ -310,7 +320,7 @@ class Pipeline:
         overhead_ms = exchange.overhead_ms
         if overhead_ms is None:
             overhead_ms = max(0.0, total_ms - exchange.waited_ms())
-        entry = Entry(
+        entry = _entry(
             id=exchange.id,
             at=exchange.at,
             key_id=request.features.key_id,

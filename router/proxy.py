@@ -89,13 +89,12 @@ class Proxy:
     def read_chat(self, raw: bytes, given: Mapping[bytes, bytes], key: Key | None) -> wire.ChatRequest:
         """Check a chat body under the policy in force; ``given`` are its headers. Raises `RequestError`."""
         pipeline = self.pipeline
-        policy = pipeline.loaded.policy
         headers = {text: given[name].decode("latin-1") for name, text in pipeline.headers if name in given}
-        client = wire.Client(key.id, key.allowed) if key is not None else wire.Client(wire.key_id(headers))
-        steering = headers if policy.auth.trusts(client.id) else {}
+        client = wire.client_of(key.id, key.allowed) if key is not None else wire.client_of(wire.key_id(headers))
+        steering = headers if pipeline.auth.trusts(client.id) else {}
         return wire.read_chat(
             raw, steering, client,
-            seen=pipeline.headers_read, session_header=policy.session.header, keeps_text=pipeline.keeps_text,
+            seen=pipeline.headers_read, session_header=pipeline.session_header, keeps_text=pipeline.keeps_text,
         )  # fmt: skip
 
     def judge(self, raw: bytes, key: Key | None) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from operator import add
+from operator import add, attrgetter
 from time import perf_counter
 from typing import Any
 
@@ -25,6 +25,9 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _LAG_SECONDS = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1)
 _LOOK_AT_LAG = 0.05
 _SHARE_SECONDS = 0.5
+_COUNTED_TOGETHER = 32
+_ended = attrgetter("outcome", "status")
+_tried = attrgetter("tier", "backend", "error")
 
 
 class _Counter(defaultdict[tuple[str, ...], float]):
@@ -72,13 +75,16 @@ class _Histogram:
             mine = self._counts.get(tuple(values)) or self._none()
             self._counts[tuple(values)] = list(map(add, mine, counts))
 
-    def observe(self, labels: tuple[str, ...], milliseconds: float) -> None:
+    def observe(self, labels: tuple[str, ...], *milliseconds: float) -> None:
+        if not milliseconds:
+            return
         counts = self._counts.get(labels)
         if counts is None:
             counts = self._counts[labels] = self._none()
-        seconds = milliseconds / 1e3
-        counts[bisect_left(self._bounds, seconds)] += 1
-        counts[-1] += seconds
+        bounds = self._bounds
+        for seconds in [duration / 1e3 for duration in milliseconds]:
+            counts[bisect_left(bounds, seconds)] += 1
+            counts[-1] += seconds
 
     def family(self) -> Metric:
         name, summary, labels = self._about
@@ -132,6 +138,7 @@ class Telemetry(Collector):
     def __init__(self, engines: Callable[[], Mapping[str, EngineView]] = dict, worker: Worker | None = None) -> None:
         """``engines`` gives what is known of each engine when metrics are asked for, ``worker`` what others told."""
         self._mine = _Counts()
+        self._left: list[Entry] = []
         self._worker = worker
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -153,6 +160,7 @@ class Telemetry(Collector):
 
     def share(self) -> dict[str, Any]:
         """Tell the other workers, if there are any, what this one has counted; returns it."""
+        self._count()
         self._mine.tasks = _tasks()
         told = self._mine.told()
         if self._worker is not None:
@@ -170,24 +178,38 @@ class Telemetry(Collector):
         self._mine.in_flight += 1
 
     def left(self, entry: Entry) -> None:
-        """A request ended; its entry says how."""
+        """A request ended; its entry says how. Some are counted together, when all that is needed is in the cache."""
+        self._mine.in_flight -= 1
+        self._left.append(entry)
+        if len(self._left) >= _COUNTED_TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        left, self._left = self._left, []
+        alike: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        for entry in left:
+            alike[entry.tier, entry.backend].append(entry)
+        for labels, entries in alike.items():
+            self._add(labels, entries)
+
+    def _add(self, labels: tuple[str, str], entries: Sequence[Entry]) -> None:
+        """Count requests that were answered, or not, at one place."""
         mine = self._mine
-        mine.in_flight -= 1
-        labels = (entry.tier, entry.backend)
-        mine.requests[*labels, entry.outcome, str(entry.status)] += 1
-        for attempt in entry.attempts:
-            mine.attempts[attempt.tier, attempt.backend, attempt.error] += 1
-        mine.tokens[*labels, "input"] += entry.usage.input_tokens
-        mine.tokens[*labels, "output"] += entry.usage.output_tokens
-        if entry.cost_nanos is None:
-            mine.unpriced[labels] += 1
-        else:
-            mine.cost[labels] += entry.cost_nanos / 1e9
-        mine.classify.observe((), entry.classify_ms)
-        mine.overhead.observe((), entry.overhead_ms)
-        mine.total.observe(labels, entry.total_ms)
-        if entry.ttft_ms is not None:
-            mine.ttft.observe(labels, entry.ttft_ms)
+        for ended, times in Counter(map(_ended, entries)).items():
+            mine.requests[*labels, ended[0], str(ended[1])] += times
+        for tried, times in Counter([_tried(attempt) for entry in entries for attempt in entry.attempts]).items():
+            mine.attempts[tried] += times
+        mine.tokens[*labels, "input"] += sum([entry.usage.input_tokens for entry in entries])
+        mine.tokens[*labels, "output"] += sum([entry.usage.output_tokens for entry in entries])
+        costs = [entry.cost_nanos for entry in entries if entry.cost_nanos is not None]
+        if costs:
+            mine.cost[labels] += sum(costs) / 1e9
+        if len(costs) < len(entries):
+            mine.unpriced[labels] += len(entries) - len(costs)
+        mine.classify.observe((), *[entry.classify_ms for entry in entries])
+        mine.overhead.observe((), *[entry.overhead_ms for entry in entries])
+        mine.total.observe(labels, *[entry.total_ms for entry in entries])
+        mine.ttft.observe(labels, *[entry.ttft_ms for entry in entries if entry.ttft_ms is not None])
 
     def looked(self, outcome: str) -> None:
         """A request was classified; see `router.signals.SignalReader` for the outcomes."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import orjson
 
 from classifiers.features import extract
-from policies.frozen import quick
+from policies.frozen import maker, quick
 from policies.values import Features
 from router import numbers
 from router.errors import RequestError
@@ -53,6 +53,10 @@ class ChatRequest:
     features: Features
 
 
+client_of = maker(Client)
+_chat_request = maker(ChatRequest)
+
+
 def key_id(headers: Mapping[str, str]) -> str:
     """What a key that is not one of ours is known by: a hash, so that no entry or log can give it away."""
     authorization = headers.get("authorization", "")
@@ -82,7 +86,7 @@ def read_chat(
     body = _object(raw)
     _check(body)
     stream_options = body.get("stream_options")
-    return ChatRequest(
+    return _chat_request(
         body=body,
         stream=body.get("stream") is True,
         wants_usage=isinstance(stream_options, dict) and stream_options.get("include_usage") is True,

@@ -20,7 +20,7 @@ class Script:
         self._text = "".join(("#!lua\n", *texts))
         self._hash = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    async def run(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Any:
         """The script's answer. Raises what redis-py raises."""
         try:
             return await self._client.evalsha(self._hash, len(keys), *keys, *arguments)

@@ -174,7 +174,7 @@ class RedisStore:
         if len(self._sessions) > _SESSIONS_KEPT:
             self._sessions.popitem(last=False)
 
-    async def spent_today(self, timezone: str = "UTC") -> Decimal:
+    def spent_today(self, timezone: str = "UTC") -> Decimal:
         """Dollars since midnight in a time zone, as of the last `tick`; never waits."""
         if timezone not in self._today:
             midnight = datetime.now(ZoneInfo(timezone)).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
@@ -268,9 +268,9 @@ class RedisStore:
         """Save sessions, many in one command, which is cheap, but not so many that requests wait for it."""
         waiting = iter(sessions.items())
         while some := list(islice(waiting, _SESSIONS_AT_ONCE)):
-            keys = [self._key("session", conversation) for conversation, _ in some]
-            arguments = [part for _, (session, seconds) in some for part in (orjson.dumps(session), seconds)]
-            await self._ask(self._remember_script.run(keys, arguments), _BACKGROUND_SECONDS)
+            keys = [self._key("session", conversation).encode() for conversation, _ in some]
+            told = orjson.dumps([(orjson.dumps(session).decode(), seconds) for _, (session, seconds) in some])
+            await self._ask(self._remember_script.run(keys, (told,)), _BACKGROUND_SECONDS)
 
     def _weights_of_others(self, said: Mapping[bytes, bytes], now: float) -> dict[str, int]:
         others: dict[str, int] = {}

@@ -40,7 +40,7 @@ class Store(Protocol):
     def rests(self) -> Mapping[str, float]:
         """Until when backends rest, as Unix times, as far as any proxy has told."""
 
-    async def spent_today(self, timezone: str = "UTC") -> Decimal:
+    def spent_today(self, timezone: str = "UTC") -> Decimal:
         """Dollars spent since midnight in a time zone, as far as the store has been told."""
 
 

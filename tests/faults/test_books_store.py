@@ -110,7 +110,7 @@ async def test_a_paused_store_keeps_no_request_waiting(server: Server, tmp_path:
             began = time.perf_counter()
             assert await store.session(f"talk{i}", turns=3) is None
             assert not (await store.reserve(f"r{i}", [claim], timedelta(minutes=1))).exceeded
-            await store.spent_today()
+            store.spent_today()
             store.remember(f"talk{i}", Session("small", "qwen"), timedelta(hours=1))
             record(ledger, i, i + 1)
             waits.append(time.perf_counter() - began)

@@ -39,6 +39,7 @@ class Site:
     def __init__(self) -> None:
         self.port = 0
         self.serving = 0
+        self.refuses = False
         self.connections: set[Any] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -67,21 +68,21 @@ class Site:
             self.serving -= 1
 
     def admit(self, headers: Mapping[bytes, bytes]) -> Chat | None:
-        return None if b"x-refused" in headers else self._chat
+        return None if self.refuses or b"x-refused" in headers else self._chat
 
     async def _chat(self, express: Express) -> None:
         self.serving += 1
         try:
             match express.headers.get(b"x-pieces"):
                 case None:
-                    headers = [(b"content-length", b"%d" % len(express.body)), (b"x-one", b"two")]
-                    await express.deliver(Served(200, headers, express.body))
+                    lines = b"content-length: %d\r\nx-one: two\r\n" % len(express.body)
+                    await express.deliver(Served(200, lines, express.body))
                 case b"never":
                     await asyncio.Event().wait()
                 case b"bug":
                     raise ZeroDivisionError
                 case told:
-                    await express.deliver(Served(200, [], self._pieces(express.body, int(told))))
+                    await express.deliver(Served(200, b"", self._pieces(express.body, int(told))))
         finally:
             self.serving -= 1
 
@@ -281,6 +282,10 @@ CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-one: two\r\n\r\n"
 
 
+def sized(body: bytes, **headers: str) -> bytes:
+    return chat(b"", **headers).replace(b"Content-Length: 4", b"Content-Length: %d" % len(body)) + body
+
+
 def chat(body: bytes, **headers: str) -> bytes:
     lines = b"".join(b"%b: %b\r\n" % (name.replace("_", "-").encode(), told.encode()) for name, told in headers.items())
     return CHAT.replace(b"\r\n\r\n", b"\r\n%b\r\n" % lines) + body
@@ -298,6 +303,38 @@ async def test_chats_are_answered_one_after_the_other_on_one_connection(at_once:
         assert heard == ANSWER + b"this" + ANSWER + b"that" + ANSWER + b"more" + closing + b"last"
     assert heard.startswith(ANSWER + b"this")
     assert heard.count(b"HTTP/1.1 200 OK") == 4
+
+
+async def test_a_head_that_is_known_but_for_its_length_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[bytes] = []
+    parsed = Guarded.on_headers_complete
+    monkeypatch.setattr(Guarded, "on_headers_complete", lambda self: (heads.append(self.url), parsed(self))[1])
+    bodies = [b"one", b"two", b"three", b"", b"four" * 3_000, b"five"]
+    async with serving() as site, talking(site) as client:
+        for body in bodies:
+            await client.say(sized(body))
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            assert b"content-length: %d\r\n" % len(body) in head
+            assert await client.reader.readexactly(len(body)) == body
+        assert len(heads) == 2, "the first, which began with the connection, and the second, which made it known"
+        await client.say(sized(b"cut")[:-1], b"t", every=0.05)
+        await client.say(sized(b"GET / ") + GET + b"\r\n", sized(b"last", connection="close"), every=0.05)
+        heard = await client.hear()
+    assert heard.startswith(
+        ANSWER.replace(b"4", b"3", 1) + b"cut" + ANSWER.replace(b"4", b"6", 1) + b"GET / HTTP/1.1 200 OK"
+    )
+    assert b'"path":"/"' in heard
+    assert heard.endswith(b"last")
+
+
+async def test_a_known_head_is_refused_where_it_is_not_admitted_any_more() -> None:
+    async with serving() as site, talking(site) as client:
+        for body in (b"this", b"that", b"more"):
+            await client.say(sized(body))
+            assert (await client.reader.readexactly(len(ANSWER) + 4)) == ANSWER + body
+        site.refuses = True
+        await client.say(sized(b"last"))
+        assert b'"path":"/v1/chat/completions"' in await client.reader.readuntil(b"}")
 
 
 async def test_what_comes_behind_a_chat_waits_for_its_answer() -> None:

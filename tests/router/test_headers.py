@@ -4,14 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.values import Decision, Signals, Step
-from router.headers import served_headers
+from router.headers import served_lines
+from router.served import Served
 
 
 def made(*reasons: str, **changes: object) -> dict[str, str]:
     decision = Decision((Step("small", "small-1"),), reasons, "hash")
     known: dict[str, object] = {"signals": None, "costs": None, **changes}
-    headers = served_headers("id", decision, known["signals"], None, 2, 0.5, 1.25, known["costs"])  # type: ignore[arg-type]
-    return {name.decode(): value.decode("latin-1") for name, value in headers}
+    lines = served_lines("id", decision, known["signals"], None, 2, 0.5, 1.25, known["costs"])  # type: ignore[arg-type]
+    return {name.decode(): value.decode("latin-1") for name, value in Served(200, lines, b"").headers}
 
 
 def test_a_refused_request_says_what_was_decided() -> None:
