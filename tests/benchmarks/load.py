@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+_CONTENT = re.compile(rb'"content": ?"[^"]')
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -23,6 +24,7 @@ class Result:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     first_bytes: list[float] = field(default_factory=list)
+    first_contents: list[float] = field(default_factory=list)
     chunks: int = 0
     failures: list[bytes] = field(default_factory=list)
 
@@ -112,7 +114,7 @@ class _Client(asyncio.Protocol):
             self._transport.close()
             return
         self._head, self._left, self._tail = b"", -1, b""
-        self._told = False
+        self._told = self._said = False
         wire = next(self._run.wires)
         self._began = perf_counter()
         self._transport.write(wire)
@@ -139,6 +141,9 @@ class _Client(asyncio.Protocol):
         if chunks and not self._told:
             self._told = True
             self._run.result.first_bytes.append(perf_counter() - self._began)
+        if not self._said and _CONTENT.search(data):
+            self._said = True
+            self._run.result.first_contents.append(perf_counter() - self._began)
         self._tail = (self._tail + data)[-5:]
         if self._tail == b"0\r\n\r\n":
             self._answered()
