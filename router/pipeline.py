@@ -143,7 +143,7 @@ class Pipeline:
         policy = loaded.policy
         self.auth, self.session_header, self.most_bytes = policy.auth, policy.session.header, policy.limits.body_bytes
         self._zone, self._sticky, self._ttl = policy.timezone, policy.session.sticky, policy.session.ttl
-        looked_at = self.headers_read | {self.session_header.lower(), "authorization", "x-api-key"}
+        looked_at = self.headers_read | {self.session_header.lower()}
         self.headers = tuple((name.encode("latin-1", "replace"), name) for name in looked_at)
         self._texts_matter = loaded.policy.logging.content or texts_read(conditions)
         self.dispatcher = dispatcher

@@ -24,7 +24,7 @@ from router.encoders import EncoderSettings
 from router.errors import RequestError
 from router.fleet import Fleet
 from router.key_copy import KeyCopy
-from router.keys import Key, Keyring
+from router.keys import Key, Keyring, text_in
 from router.ledger import feedback
 from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.ledger.lengths import LEARNED_FROM
@@ -90,7 +90,7 @@ class Proxy:
         """Check a chat body under the policy in force; ``given`` are its headers. Raises `RequestError`."""
         pipeline = self.pipeline
         headers = {text: given[name].decode("latin-1") for name, text in pipeline.headers if name in given}
-        client = wire.client_of(key.id, key.allowed) if key is not None else wire.client_of(wire.key_id(headers))
+        client = wire.client_of(key.id, key.allowed) if key is not None else wire.client_of(wire.key_id(text_in(given)))
         steering = headers if pipeline.auth.trusts(client.id) else {}
         return wire.read_chat(
             raw, steering, client,

@@ -136,7 +136,7 @@ def _next_turn(number: int) -> bytes:
 
 
 def _conversation(body: bytes) -> str:
-    client = wire.Client(wire.key_id({"authorization": f"Bearer {subjects.KEY}"}))
+    client = wire.Client(wire.key_id(subjects.KEY))
     return wire.read_chat(
         body, {}, client, seen=frozenset(), session_header="", keeps_text=lambda _: False
     ).features.conversation
