@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from math import hypot, tanh
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from classifiers.artifact import load as load_artifact
 from classifiers.custom import CustomDomains
 from classifiers.defence import cores
 from classifiers.features import looks_like_code, reading
-from classifiers.heads import Array, Prediction, predict, sigmoid
+from classifiers.heads import Array
 from classifiers.language import detect
 from classifiers.lexical import lexical
 from classifiers.ngrams import ngrams
-from classifiers.targets import SMALL, Mapped, enough_beside, map_targets
+from classifiers.scorer import Prediction, Scorer
+from classifiers.targets import SMALL, Mapped, Source, enough_beside, map_targets
 from classifiers.targets import Target as Target
 from policies.values import DOMAINS, Features, Look, Signals, Success
 
@@ -65,12 +67,13 @@ class Classifier:
                 _check_space(artifact, look, encoder.name)
                 self._encoders[look] = encoder  # type: ignore[index]
         self._mapped: Mapped = map_targets(targets, artifact.models, artifact.about)
-        self._pull = np.abs(self._mapped.weights).T
+        self._pull = np.abs(self._mapped.weights)
         self._enough = {
             look: enough_beside(self._mapped, heads.enough, baseline) for look, heads in artifact.heads.items()
         }
         self._small = artifact.models.index(SMALL) if SMALL in artifact.models else None
         self._custom = {look: CustomDomains(domains, e) for look, e in self._encoders.items()} if domains else {}
+        self._scorers: dict[Look, Scorer] = {}
         self._cache: OrderedDict[bytes, Signals] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -146,18 +149,10 @@ class Classifier:
         if not batch:
             return []
         texts = [reading(features) for features in batch]
-        facts = np.stack([lexical(features) for features in batch])
         vectors = self._vectors(texts, chosen)
-        grams = [ngrams(text) for text in texts]
-        prediction = predict(self.artifact.heads, chosen, vectors, facts, grams)
-        trust = [_trust(features) for features in batch]
-        if min(trust) < 1.0:
-            prediction = _temper(prediction, np.array(trust, np.float32)[:, None])
-        success = self._success(prediction, chosen)
-        extra = self._custom[chosen].probabilities(vectors) if chosen in self._custom else None
         return [
-            self._signals(chosen, bool(text.strip()), row, prediction, success[row], extra)
-            for row, text in enumerate(texts)
+            self._signals(chosen, features, text, vector)
+            for features, text, vector in zip(batch, texts, vectors, strict=True)
         ]
 
     def _one(self, features: Features, look: Look) -> Signals:
@@ -183,55 +178,58 @@ class Classifier:
             raise ValueError(f"the {look} encoder {self._encoders[look].name} gave NaN or infinity")
         return vectors
 
-    def _success(self, prediction: Prediction, look: Look) -> list[Mapping[str, Success]]:
-        """Each target's success, row by row; errors within one target's mixture of models are taken as one error."""
-        to = self._mapped
-        z = prediction.logits @ to.weights.T + to.offsets
-        shared = prediction.shared @ to.weights.T
-        own = np.hypot(prediction.errors @ self._pull, to.doubt)
-        total = np.hypot(shared, own)
-        p, above, below = sigmoid(np.stack((z, z + total, z - total)))
-        errors = (above - below) / 2  # as `probability_error` has it
-        columns = (p, errors, errors * shared / total)
-        return [
-            {
-                tier: Success(p, error, source, part, enough)
-                for tier, p, error, part, source, enough in zip(
-                    to.tiers, *row, to.sources, self._enough[look], strict=True
-                )
-            }
-            for row in zip(*(column.tolist() for column in columns), strict=True)
-        ]
-
-    def _signals(
-        self,
-        look: Look,
-        has_text: bool,
-        row: int,
-        prediction: Prediction,
-        success: Mapping[str, Success],
-        extra: Mapping[str, Array] | None,
-    ) -> Signals:
-        if not has_text:
+    def _signals(self, look: Look, features: Features, text: str, vector: Array) -> Signals:
+        if not text.strip():
             return Signals(look=look, artifact=self.artifact.id, missing=("no user text to read",))
-        probabilities = dict(zip(DOMAINS, prediction.domains[row].tolist(), strict=True))
-        if extra:
-            mine = {name: float(p[row]) for name, p in extra.items()}
+        prediction = self._scorer(look).score(vector, lexical(features), ngrams(text))
+        if (trust := _trust(features)) < 1.0:
+            prediction = _temper(prediction, trust)
+        probabilities = dict(zip(DOMAINS, prediction.domains.tolist(), strict=True))
+        if look in self._custom:
+            mine = self._custom[look].probabilities(vector)
             rest = 1.0 - max(mine.values())
             total = sum(mine.values())
             probabilities = {k: p * rest for k, p in probabilities.items()}
             probabilities |= {k: p / total * (1.0 - rest) if total else 0.0 for k, p in mine.items()}
-        complexity = None if self._small is None else float(sigmoid(-prediction.logits[row, self._small, None])[0])
         return Signals(
             domain=max(probabilities, key=probabilities.__getitem__),
             domain_probs=probabilities,
-            complexity=complexity,
-            success=success,
-            ood=bool(prediction.far[row]),
+            complexity=None if self._small is None else _probability(-float(prediction.logits[self._small])),
+            success=self._success(prediction, look),
+            ood=prediction.far,
             look=look,
             artifact=self.artifact.id,
             missing=("no encoder: lexical features only",) if look == "lexical" else (),
         )
+
+    def _scorer(self, look: Look) -> Scorer:
+        if look not in self._scorers:
+            self._scorers[look] = Scorer(self.artifact.heads, look)
+        return self._scorers[look]
+
+    def _success(self, prediction: Prediction, look: Look) -> Mapping[str, Success]:
+        """Each target's success; errors within one target's mixture of models are taken as one error."""
+        to = self._mapped
+        logits = (to.weights @ prediction.logits + to.offsets).tolist()
+        shared = (to.weights @ prediction.shared).tolist()
+        own = np.hypot(self._pull @ prediction.errors, to.doubt).tolist()
+        return {
+            tier: _success(logit, part, rest, source, enough)
+            for tier, logit, part, rest, source, enough in zip(
+                to.tiers, logits, shared, own, to.sources, self._enough[look], strict=True
+            )
+        }
+
+
+def _success(logit: float, shared: float, own: float, source: Source, enough: tuple[float, ...]) -> Success:
+    """Success with its standard error, as `heads.probability_error` has it, and the part of it that is shared."""
+    total = hypot(shared, own)
+    error = (_probability(logit + total) - _probability(logit - total)) / 2
+    return Success(_probability(logit), error, source, error * shared / total, enough)
+
+
+def _probability(logit: float) -> float:
+    return 0.5 + 0.5 * tanh(0.5 * logit)
 
 
 def stake(signals: Signals) -> float:
@@ -258,10 +256,10 @@ def _trust(features: Features) -> float:
     return 0.4 if features.language in _OTHER_SCRIPTS else 0.7
 
 
-def _temper(prediction: Prediction, trust: Array) -> Prediction:
+def _temper(prediction: Prediction, trust: float) -> Prediction:
     """Draw logits to even odds, and widen what is shared of their errors, where the encoder is not to be believed."""
     shared = np.hypot(prediction.shared, 1.5 * (1.0 - trust))
-    return replace(prediction, logits=prediction.logits * trust, shared=np.asarray(shared, np.float32))
+    return replace(prediction, logits=prediction.logits * trust, shared=shared)
 
 
 def _check_space(artifact: Artifact, look: str, name: str) -> None:

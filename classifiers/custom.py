@@ -31,10 +31,10 @@ class CustomDomains:
             vectors = encoder.encode(list(prompts))
             self._examples[name] = vectors, _threshold(vectors)
 
-    def probabilities(self, vectors: Array) -> dict[str, Array]:
-        """For each domain, the probability (n,) that a prompt with that vector belongs to it."""
+    def probabilities(self, vector: Array) -> dict[str, float]:
+        """For each domain, the probability that a prompt with that vector (d,) belongs to it."""
         return {
-            name: sigmoid(_SHARPNESS * ((vectors @ examples.T).max(axis=1) - threshold))
+            name: float(sigmoid(_SHARPNESS * ((examples @ vector).max() - threshold)))
             for name, (examples, threshold) in self._examples.items()
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import sqrt
@@ -16,8 +16,9 @@ from classifiers import metrics
 from classifiers.artifact import Artifact
 from classifiers.embed import Table
 from classifiers.errors import fit_errors
-from classifiers.heads import Array, Prediction, predict, probability_error, sigmoid
+from classifiers.heads import Array, probability_error, sigmoid
 from classifiers.members import BLOCK, Corpus, Held, Settings, calibrate, fold_of, held_out
+from classifiers.scorer import Prediction, Scorer
 from classifiers.targets import Target, map_targets
 from policies.values import DOMAINS
 
@@ -75,25 +76,25 @@ def from_artifact(artifact: Artifact, table: Table, look: str, models: Sequence[
                 f"{', '.join(artifact.models)}. Train with these rows, or cross-validate"
             )
     found = predict_table(artifact, look, table, rows)
-    z = found.logits @ mapped.weights.T + mapped.offsets
-    errors = found.errors @ np.abs(mapped.weights).T, found.shared @ mapped.weights.T
+    logits, own, shared = (
+        np.stack(part) for part in zip(*((p.logits, p.errors, p.shared) for p in found), strict=True)
+    )
+    z = logits @ mapped.weights.T + mapped.offsets
+    errors = own @ np.abs(mapped.weights).T, shared @ mapped.weights.T
     return _scored(table, rows, models, sigmoid(z), _in_probability(z, *errors), y, prices)
 
 
-def predict_table(artifact: Artifact, look: str, table: Table, rows: Rows) -> Prediction:
+def predict_table(artifact: Artifact, look: str, table: Table, rows: Rows) -> list[Prediction]:
     """What an artifact's look says of some rows of a table that was encoded in its spaces."""
-    parts = []
+    scorer, found = Scorer(artifact.heads, look), []
     for start in range(0, len(rows), BLOCK):
         at = rows[start : start + BLOCK]
-        vectors = (
-            np.zeros((len(at), 0), np.float32) if look == "lexical" else np.asarray(table.vectors[look][at], np.float32)
-        )
+        vectors = np.zeros((len(at), 0)) if look == "lexical" else table.vectors[look][at]
         grams = table.grams.matrix(at)
-        pairs = [(grams.indices[a:b], grams.data[a:b]) for a, b in pairwise(grams.indptr)]
-        parts.append(predict(artifact.heads, look, vectors, table.facts[at], pairs))
-    return Prediction(
-        **{part.name: np.concatenate([getattr(p, part.name) for p in parts]) for part in fields(Prediction)}
-    )
+        for row, (a, b) in enumerate(pairwise(grams.indptr)):
+            pair = grams.indices[a:b], grams.data[a:b]
+            found.append(scorer.score(vectors[row], table.facts[at[row]], pair))
+    return found
 
 
 def from_folds(
@@ -392,7 +393,7 @@ def domain_report(artifact: Artifact, look: str, table: Table, bootstrap: int = 
         return None
     truth = np.array([DOMAINS.index(table.domains[i]) for i in rows])
     found = predict_table(artifact, look, table, rows)
-    guess = found.domains.argmax(axis=1)
+    guess = np.array([prediction.domains.argmax() for prediction in found])
     right = (guess == truth).astype(np.float32)
     confusion: dict[str, dict[str, int]] = {DOMAINS[i]: {} for i in np.unique(truth)}
     for i, j in zip(truth, guess, strict=True):
@@ -401,6 +402,6 @@ def domain_report(artifact: Artifact, look: str, table: Table, bootstrap: int = 
     return {
         "rows": len(rows),
         "accuracy": figure(lambda i: float(right[i].mean()), len(rows), bootstrap),
-        "out_of_distribution": float(found.far.mean()),
+        "out_of_distribution": float(np.mean([prediction.far for prediction in found])),
         "confusion": confusion,
     }

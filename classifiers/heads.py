@@ -8,7 +8,6 @@ lexical look, which has no encoder, has the second, third and last. Domains come
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -71,21 +70,6 @@ class Heads:
     noise: Array
     shared: Array
     enough: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Logits (n, models), domain probabilities (n, domains), distance flags (n,).
-
-    ``errors`` and ``shared`` (n, models) are the logits' standard errors: the model's own, and the one that moves with
-    every other model's.
-    """
-
-    logits: Array
-    errors: Array
-    shared: Array
-    domains: Array
-    far: NDArray[np.bool_]
 
 
 def design(look: str, vectors: Array, facts: Array) -> Array:
@@ -153,43 +137,6 @@ def _layout(trees: int, inner: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 _TREE_ROWS = 256
 
 
-def linear_logits(heads: Heads, x: Array, grams: Sequence[Grams]) -> Array:
-    """Logits (n, columns) of a look's linear head; ``grams`` matter to the lexical look only."""
-    out: Array = np.asarray(x @ heads.weights, np.float32)
-    if len(heads.table):
-        for row, (indices, values) in enumerate(grams):
-            out[row] += values @ heads.table.take(indices, axis=0)
-    return out
-
-
-def predict(looks: Mapping[str, Heads], look: str, vectors: Array, facts: Array, grams: Sequence[Grams]) -> Prediction:
-    """What ``look`` says of ``n`` prompts. The lexical look has ``vectors`` of shape (n, 0)."""
-    heads = looks[look]
-    models = len(heads.scale)
-    lexical = design("lexical", vectors[:, :0], facts)
-    words, plain = linear_logits(looks["lexical"], lexical, grams), lexical @ looks["lexical"].plain
-    x = lexical if look == "lexical" else design(look, vectors, facts)
-    grown = tree_logits(tree_input(vectors, facts, heads.projection), heads.features, heads.thresholds, heads.leaves)
-    nearest = closeness(x, heads.places)
-    familiar = familiarity(nearest, heads.reach)
-    domains = words[:, models:]
-    if look == "lexical":
-        logits = combine_lexical(words[:, :models], grown, plain)
-    else:
-        own = linear_logits(heads, x, ())
-        near = cluster_logits(vectors, heads.centroids, heads.means)
-        free = free_form(facts)
-        logits = combine(words[:, :models], grown, own[:, :models], near, plain, familiar, free)
-        domains = NGRAM_DOMAINS * domains + (1.0 - NGRAM_DOMAINS) * own[:, models:]
-    return Prediction(
-        logits=logits * heads.scale + heads.shift,
-        errors=np.sqrt(posterior_variance(x, heads.spread) + np.square(blend(familiar, heads.noise))),
-        shared=blend(familiar, heads.shared),
-        domains=softmax(domains),
-        far=nearest < heads.reach[0],
-    )
-
-
 def cluster_logits(vectors: Array, centroids: Array, means: Array) -> Array:
     """Mean logits (n, models) of the clusters near each vector."""
     return softmax(np.float32(NEARNESS) * (vectors @ centroids.T)) @ means
@@ -215,15 +162,15 @@ def posterior_variance(x: Array, spread: Array) -> Array:
     return np.asarray(np.square(x @ spread).sum(axis=1, keepdims=True), np.float32)
 
 
-def familiarity(nearest: Array, reach: Array) -> Array:
-    """How much a prompt is like the training data (n,), 0..1, by its `closeness`."""
+def familiarity(nearest: Array | float, reach: Array) -> Array:
+    """How much prompts are like the training data, 0..1, by their `closeness`."""
     rise = (nearest - reach[1]) / np.maximum(reach[2] - reach[1], np.float32(1e-6))
     return np.asarray(np.minimum(np.maximum(rise, np.float32(0.0)), np.float32(1.0)), np.float32)
 
 
-def blend(familiar: Array, noise: Array) -> Array:
-    """Errors (n, models) between that on unseen tasks and that on seen ones."""
-    return np.asarray(noise[0] + familiar[:, None] * (noise[1] - noise[0]), np.float32)
+def blend(familiar: Array | float, noise: Array) -> Array:
+    """Errors (n, models) between that on unseen tasks and that on seen ones; ``familiar`` (n, 1), or a number."""
+    return np.asarray(noise[0] + familiar * (noise[1] - noise[0]), np.float32)
 
 
 PLAIN, MORE_PLAIN = 0.5, 4.0
@@ -233,16 +180,19 @@ KNOWN = 0.4
 """The familiarity from which on nothing of a prompt is strange: about the median of prompts of tasks that were seen."""
 
 
-def combine(words: Array, grown: Array, own: Array, near: Array, plain: Array, familiar: Array, free: Array) -> Array:
+def combine(
+    words: Array, grown: Array, own: Array, near: Array, plain: Array, familiar: Array | float, free: Array | float
+) -> Array:
     """The mean logit of an encoder's members: n-grams, trees (twice), linear head, clusters, and the plain head.
 
+    Of many prompts (n, models), ``familiar`` and ``free`` (n, 1); or of one (models,), where these are numbers.
     Clusters count the less, the stranger a prompt is. For a free-form one (``free`` is 1, else 0), the linear head,
     which has weights of its own for these, counts twice, and the plain head the more, the stranger it is.
     """
     strange = np.maximum(1 - familiar / np.float32(KNOWN), np.float32(0))
     linear, facts = 1 + free, PLAIN + MORE_PLAIN * strange * free
-    total = words + 2 * grown + linear[:, None] * own + (1 - strange)[:, None] * near + facts[:, None] * plain
-    return np.asarray(total / (4 + linear + facts - strange)[:, None], np.float32)
+    total = words + 2 * grown + linear * own + (1 - strange) * near + facts * plain
+    return np.asarray(total / (4 + linear + facts - strange), np.float32)
 
 
 def combine_lexical(words: Array, grown: Array, plain: Array) -> Array:

@@ -214,7 +214,7 @@ def held_out(
 
 
 def _answer(member: Member, table: Table, look: str, at: Rows, words: Array, plain: Array) -> tuple[Array, Array]:
-    """A member's uncalibrated logits and familiarity, as `heads.predict` makes them."""
+    """A member's uncalibrated logits and familiarity, as a `scorer.Scorer` makes them."""
     vectors, trees = vectors_of(table, look, at), member.trees
     x = tree_input(vectors, table.facts[at], member.projection)
     grown = tree_logits(x, trees.features, trees.thresholds, trees.leaves)
@@ -223,8 +223,8 @@ def _answer(member: Member, table: Table, look: str, at: Rows, words: Array, pla
     dense = design_of(table, look, at)
     near = cluster_logits(vectors, member.centroids, member.means)
     familiar = familiarity(closeness(dense, member.places), member.reach)
-    free = free_form(table.facts[at])
-    return combine(words, grown, dense @ member.linear, near, plain, familiar, free), familiar
+    free = free_form(table.facts[at])[:, None]
+    return combine(words, grown, dense @ member.linear, near, plain, familiar[:, None], free), familiar
 
 
 def fit_member(data: Corpus, look: str, rows: Rows, settings: Settings) -> Member:

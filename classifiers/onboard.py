@@ -74,7 +74,7 @@ def onboard(
 def _extend(artifact: Artifact, look: str, table: Table, new: list[str]) -> Heads:
     heads = artifact.heads[look]
     known = len(artifact.models)
-    logits = predict_table(artifact, look, table, np.arange(len(table))).logits
+    logits = np.stack([found.logits for found in predict_table(artifact, look, table, np.arange(len(table)))])
     mixtures, shifts, extra = [], [], []
     for model in new:
         y = table.scores[:, table.models.index(model)]

@@ -222,8 +222,9 @@ def _enough(judged: Corpus, look: str, held: Held, rows: Rows, heads: Heads) -> 
     """What is enough to keep a share of quality (`Heads.enough`), from what heads said of rows they never saw."""
     x = design(look, vectors_of(judged.rows, look, rows), judged.rows.facts[rows])
     logits = held.logits[rows] * heads.scale + heads.shift
-    own = np.sqrt(posterior_variance(x, heads.spread) + np.square(blend(held.familiar[rows], heads.noise)))
-    return enough(judged.models, judged.rows.scores[rows], logits, own, blend(held.familiar[rows], heads.shared))
+    familiar = held.familiar[rows, None]
+    own = np.sqrt(posterior_variance(x, heads.spread) + np.square(blend(familiar, heads.noise)))
+    return enough(judged.models, judged.rows.scores[rows], logits, own, blend(familiar, heads.shared))
 
 
 def _fit_domains(data: Corpus, look: str, settings: Settings) -> Array:

@@ -58,7 +58,7 @@ def test_familiarity_rises_from_nothing_to_one() -> None:
 
 def test_clusters_count_by_familiarity_and_the_plain_head_where_a_free_form_prompt_is_strange() -> None:
     zero, one = np.zeros((3, 1), np.float32), np.ones((3, 1), np.float32)
-    familiar, free = np.array([0.0, 0.0, 1.0], np.float32), np.array([0.0, 1.0, 1.0], np.float32)
+    familiar, free = np.array([[0.0], [0.0], [1.0]], np.float32), np.array([[0.0], [1.0], [1.0]], np.float32)
     assert np.allclose(combine(one, one, one, one, one, familiar, free), 1.0)
     near = combine(zero, zero, zero, one, zero, familiar, free)[:, 0]
     assert near.tolist() == [0.0, 0.0, pytest.approx(1 / 6.5)]

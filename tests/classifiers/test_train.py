@@ -195,12 +195,13 @@ def test_onboarding_learns_a_models_ability(artifact: Artifact, tmp_path: Path) 
     assert "new-9b" in found.models
     table = tabulate(rows(200, seed=4), {"full": BagEncoder()}, tmp_path / "test")
     every = np.arange(len(table))
-    logits = evaluate.predict_table(found, "full", table, every).logits
+    logits = np.stack([prediction.logits for prediction in evaluate.predict_table(found, "full", table, every)])
     like, unlike = (found.models.index(m) for m in ("big-70b", "tiny-7b"))
     new = logits[:, found.models.index("new-9b")]
     assert np.abs(new - logits[:, like]).mean() < np.abs(new - logits[:, unlike]).mean()
-    before = evaluate.predict_table(artifact, "full", table, every).logits
-    assert np.allclose(logits[:, unlike], before[:, artifact.models.index("tiny-7b")], atol=1e-5)
+    tiny = artifact.models.index("tiny-7b")
+    before = [prediction.logits[tiny] for prediction in evaluate.predict_table(artifact, "full", table, every)]
+    assert np.allclose(logits[:, unlike], before, atol=1e-5)
 
 
 def test_onboarding_refuses(artifact: Artifact, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Tests of `classifiers.scorer`: one prompt at a time, as the formulas for many rows that training uses."""
+
+import numpy as np
+import pytest
+
+from classifiers import heads as formulas
+from classifiers.artifact import default_artifact, load
+from classifiers.features import from_text
+from classifiers.heads import Heads
+from classifiers.lexical import lexical
+from classifiers.ngrams import ngrams
+from classifiers.scorer import Prediction, Scorer
+
+TEXTS = (
+    "Tell me a joke",
+    "Which gas is most abundant in air?\nA. Oxygen\nB. Nitrogen\nC. Argon\nD. Helium",
+    "Prove that $\\sqrt{2}$ is irrational, then write `gcd(a, b)` in C++ without recursion.",
+    "请用 C++ 写一个无锁队列，并解释内存序。",
+    "a" * 3000,
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def looks() -> dict[str, Heads]:
+    return dict(load(default_artifact()).heads)
+
+
+def _by_row(looks: dict[str, Heads], look: str, vectors: formulas.Array, texts: tuple[str, ...]) -> Prediction:
+    """All of these at once, from the design that heads are fitted on, with nothing folded."""
+    heads, words_of = looks[look], looks["lexical"]
+    facts = np.stack([lexical(from_text(text)) for text in texts])
+    words = formulas.design("lexical", vectors[:, :0], facts) @ words_of.weights
+    words += np.stack([values @ words_of.table[indices] for indices, values in map(ngrams, texts)])
+    plain = formulas.design("lexical", vectors[:, :0], facts) @ words_of.plain
+    x, models = formulas.design(look, vectors, facts), len(heads.scale)
+    trees = formulas.tree_input(vectors, facts, heads.projection)
+    grown = formulas.tree_logits(trees, heads.features, heads.thresholds, heads.leaves)
+    nearest = formulas.closeness(x, heads.places)
+    familiar = formulas.familiarity(nearest, heads.reach)[:, None]
+    logits, domains = formulas.combine_lexical(words[:, :models], grown, plain), words[:, models:]
+    if look != "lexical":
+        own, free = x @ heads.weights, formulas.free_form(facts)[:, None]
+        near = formulas.cluster_logits(vectors, heads.centroids, heads.means)
+        logits = formulas.combine(words[:, :models], grown, own[:, :models], near, plain, familiar, free)
+        share = formulas.NGRAM_DOMAINS
+        domains = share * domains + (1 - share) * own[:, models:]
+    noise = formulas.blend(familiar, heads.noise)
+    return Prediction(
+        logits=logits * heads.scale + heads.shift,
+        errors=np.sqrt(formulas.posterior_variance(x, heads.spread) + np.square(noise)),
+        shared=np.broadcast_to(formulas.blend(familiar, heads.shared), noise.shape),
+        domains=formulas.softmax(domains),
+        far=nearest < heads.reach[0],  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("look", ["lexical", "static", "full"])
+def test_one_prompt_is_answered_as_many_rows_are(looks: dict[str, Heads], look: str) -> None:
+    known = looks[look].centroids  # places near, far and between
+    vectors = np.random.default_rng(3).normal(size=(len(TEXTS), len(looks[look].projection))).astype(np.float32)
+    if len(known):
+        vectors[0], vectors[1] = known[0], known[1] + 0.02 * vectors[1]
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-9))
+    scorer, expected = Scorer(looks, look), _by_row(looks, look, vectors, TEXTS)
+    for row, text in enumerate(TEXTS):
+        found = scorer.score(vectors[row], lexical(from_text(text)), ngrams(text))
+        for part in ("logits", "errors", "shared", "domains"):
+            np.testing.assert_allclose(getattr(found, part), getattr(expected, part)[row], rtol=1e-4, atol=1e-5)
+        assert found.far == expected.far[row]  # type: ignore[index]
+    assert look == "lexical" or set(expected.far.tolist()) == {True, False}  # type: ignore[attr-defined]
