@@ -27,6 +27,8 @@ AT_ONCE = 64
 """Rows that are laid side by side to be added: more than 128 KiB would be fresh pages of memory each time."""
 
 _UP = np.float32(2.0**112)
+_SIGN_AND_BELOW = np.int32(-0x70002000)
+"""All bits but the three between the sign, spread over them as a half's bits are widened, and the exponent's."""
 
 
 class StaticEncoder:
@@ -37,7 +39,7 @@ class StaticEncoder:
 
         Rows of rare pieces are read when they are asked for: mapped, all 22 MiB of the table would soon be resident.
         """
-        mapped = np.load(table, mmap_mode="r").view(np.uint16)
+        mapped = np.load(table, mmap_mode="r").view(np.int16)
         self.dimension: int = mapped.shape[1]
         self._common = np.array(mapped[:COMMON])
         file = os.open(table, os.O_RDONLY)
@@ -62,12 +64,12 @@ class StaticEncoder:
         vectors /= np.sqrt(np.add.reduce(np.square(vectors), axis=1, keepdims=True))
         return vectors
 
-    def _rows(self, pieces: list[int]) -> NDArray[np.uint16]:
+    def _rows(self, pieces: list[int]) -> NDArray[np.int16]:
         """The rows of these pieces, as the bits of their halves."""
         numbers = np.array(pieces)
         rows = self._common.take(numbers, axis=0, mode="clip")
         for place in np.flatnonzero(numbers >= COMMON).tolist():
-            rows[place] = np.frombuffer(self._rare(pieces[place]), np.uint16)
+            rows[place] = np.frombuffer(self._rare(pieces[place]), np.int16)
         return rows
 
 
@@ -75,19 +77,17 @@ def _read_row(file: int, width: int, start: int, piece: int) -> bytes:
     return os.pread(file, width, start + piece * width)
 
 
-def widen(halves: NDArray[np.uint16], out: Vectors) -> None:
+def widen(halves: NDArray[np.int16], out: Vectors) -> None:
     """Half-precision numbers, given by their bits, in single precision: exact, and sooner than numpy's, one by one.
 
     A half's exponent and fraction, moved to where a single's are, are the number but for the difference of the
     exponents' biases, 112. Infinities and NaN are not told apart from numbers.
     """
-    bits = halves.astype(np.uint32)
-    signs = bits & np.uint32(0x8000)
-    bits ^= signs
-    bits <<= np.uint32(13)
-    signs <<= np.uint32(16)
-    bits |= signs
-    np.multiply(bits.view(np.float32), _UP, out=out)
+    bits = out.view(np.int32)
+    bits[...] = halves
+    bits <<= np.int32(13)
+    bits &= _SIGN_AND_BELOW
+    out *= _UP
 
 
 def distil(embeddings: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -21,7 +21,7 @@ def test_distilled_rows_are_centred_and_rare_pieces_weigh_more() -> None:
 
 
 def test_every_finite_half_is_widened_exactly() -> None:
-    bits = np.arange(1 << 16, dtype=np.uint16)
+    bits = np.arange(-(1 << 15), 1 << 15, dtype=np.int16)
     finite = bits[np.isfinite(bits.view(np.float16))]
     wide = np.empty(len(finite), np.float32)
     widen(finite, wide)
