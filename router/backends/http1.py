@@ -192,7 +192,8 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            return self._refuse(f"{type(error).__name__}: {error}")
+            self._refuse(f"{type(error).__name__}: {error}")
+            return incoming.wake()  # of what came before, all may be there
         except httptools.HttpParserUpgrade:
             return self._refuse("an upgrade that was not asked for")
         if not incoming.status and self._head_size > LARGEST_HEAD:

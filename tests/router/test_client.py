@@ -93,6 +93,24 @@ async def test_one_connection_serves_many_requests() -> None:
     assert wire.accepted == 1
 
 
+async def test_a_head_that_is_known_but_for_its_length_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    complete = Connection.on_headers_complete
+    monkeypatch.setattr(Connection, "on_headers_complete", lambda self: (parsed.append(1), complete(self))[1])
+    alike = [b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (size, b"x" * size) for size in (2, 300, 0, 7)]
+    other = OK.replace(b"200 OK", b"429 Slow")
+    async with speaking(*alike, other, *alike, OK + b"more", OK) as (client, wire):
+        assert [(await fetch(client))[1] for _ in alike] == [b"xx", b"x" * 300, b"", b"x" * 7]
+        assert len(parsed) == 1
+        assert await fetch(client) == (429, b"ok")
+        assert [len((await fetch(client))[1]) for _ in alike] == [2, 300, 0, 7]
+        assert len(parsed) == 3
+        assert wire.accepted == 1
+        assert await fetch(client) == (200, b"ok")
+        assert await fetch(client) == (200, b"ok")
+    assert wire.accepted == 2, "one that says more than it was asked for is not used again"
+
+
 async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     async with speaking(OK, OK, then_close=True) as (client, wire):
         assert await fetch(client) == (200, b"ok")
