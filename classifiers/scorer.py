@@ -97,7 +97,7 @@ class Scorer:
             errors=np.sqrt(spread @ spread + np.square(blend(familiar, heads.noise))),
             shared=blend(familiar, heads.shared),
             domains=softmax(domains),
-            far=nearest < heads.reach[0],
+            far=bool(nearest < heads.reach[0]),
         )
 
     def _closeness(self, x: Array) -> float:
