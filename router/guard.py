@@ -270,7 +270,7 @@ class Guarded(HttpToolsProtocol):
     def _make_room(self) -> None:
         """Close the tenth of the connections that has been idle longest; where none is idle, this one."""
         idle = [other for other in self.connections if isinstance(other, Guarded) and other.idle and other is not self]
-        idle.sort(key=lambda connection: connection._since)
+        idle.sort(key=lambda connection: connection._answered_at or connection._since)
         for connection in idle[: len(self.connections) // 10 + 1]:
             connection.transport.close()
         if not idle:

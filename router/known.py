@@ -7,7 +7,10 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-_LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
+_DIGITS: Final = 7
+"""Of a length that is read here; there is more to say of a longer one than whether it is the body's."""
+
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]{1,%d})\r\n" % _DIGITS, re.IGNORECASE)
 
 
 class Known(Generic[T]):
@@ -31,7 +34,7 @@ class Known(Generic[T]):
         if said is None or not data.startswith(self._before):
             return None
         begin = len(self._before)
-        end = data.find(b"\r", begin)
+        end = data.find(b"\r", begin, begin + _DIGITS + 1)
         length, body = data[begin:end], end + len(self._after)
         if not (data.startswith(self._after, end) and length.isdigit() and int(length) == len(data) - body):
             return None

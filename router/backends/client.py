@@ -33,6 +33,9 @@ LARGEST_ERROR: Final = 64 * 1024
 _KEEP_ALIVE = 55.0
 """Seconds after which an idle connection is not used again; servers commonly close theirs after 60 or more."""
 
+_DIGITS = 20
+"""Of a body's length, which the parser has found to fit into 64 bits; whatever comes before them is zeros."""
+
 _PATHS_KEPT = 16
 _PIECE = 64 * 1024
 _SAFE = re.compile(r"[\x21-\x7e]*")
@@ -174,7 +177,7 @@ class Response:
     async def read(self, largest: int = LARGEST_BODY) -> bytes:
         """The whole body. Raises `UpstreamError` (``cut``, or ``malformed`` when it is longer than ``largest``)."""
         length = self.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > largest:
+        if length.isdecimal() and int(length[-_DIGITS:]) > largest:
             raise self._too_long(largest)
         if (body := self._incoming.arrived()) is not None and "content-encoding" not in self.headers:
             if len(body) > largest:

@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
             return self._refuse("an upgrade that was not asked for")
         if not incoming.status and self._head_size > LARGEST_HEAD:
             return self._refuse("headers without end")
-        if between and incoming.complete and self.open:
+        if between and incoming.complete and self.open and incoming.status not in _BODILESS:
             self._known.learn(data, (incoming.status, incoming.headers), b"".join(incoming.pieces))
         incoming.wake()
         return None

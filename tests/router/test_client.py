@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from router.backends.client import LARGEST_BODY, Client
 from router.backends.http1 import Connection, Gone, Incoming, ProtocolError
 from router.errors import UpstreamError
+from router.known import Known
+from tests.router.alike import Nothing, pieces
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +112,23 @@ async def test_a_head_that_is_known_but_for_its_length_is_not_parsed_again(monke
         assert await fetch(client) == (200, b"ok")
         assert await fetch(client) == (200, b"ok")
     assert wire.accepted == 2, "one that says more than it was asked for is not used again"
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 304 Not Modified"])
+async def test_a_response_without_a_body_does_not_get_one_from_a_head_that_is_known(line: bytes) -> None:
+    empty = line + b"\r\ncontent-length: 0\r\n\r\n"
+    async with speaking(empty, empty.replace(b"0\r", b"5\r") + b"hello", OK) as (client, wire):
+        for body in (b"", b"", b"ok"):
+            assert (await fetch(client))[1] == body
+    assert wire.accepted == 2
+
+
+async def test_a_length_of_thousands_of_digits_is_a_length() -> None:
+    long = OK.replace(b": 2", b": " + b"0" * 5_000 + b"2")
+    async with speaking(long, OK, long) as (client, wire):
+        for _ in range(3):
+            assert await fetch(client) == (200, b"ok")
+    assert wire.accepted == 1
 
 
 async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
@@ -243,16 +263,19 @@ class Pipe(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.aborted = False
+        self.aborted = self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         pass
 
     def abort(self) -> None:
-        self.aborted = True
+        self.aborted = self.closed = True
 
     def close(self) -> None:
-        pass
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
 
     def pause_reading(self) -> None:
         pass
@@ -297,3 +320,48 @@ def test_any_bytes_end_in_a_body_or_an_error(data: bytes, cuts: list[int]) -> No
         assert not whole or incoming.status >= 200
 
     asyncio.run(run())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pieces(
+        b"HTTP/1.1 200 OK\r\n",
+        [b"HTTP/1.1 204 No Content\r\n", b"HTTP/1.1 304 Not Modified\r\n", b"HTTP/1.1 100 Continue\r\n",
+         b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n", b"HTTP/1.1 101 Switching Protocols\r\n",
+         b"HTTP/1.0 200 OK\r\n", b"\r\nHTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\n"],
+    )
+)  # fmt: skip
+def test_what_is_known_of_a_head_changes_nothing_of_any_answer(said: list[bytes]) -> None:
+    async def run(known: Known[Any]) -> list[object]:
+        connection, pipe, told = Connection(lambda kept: told.append("kept"), lambda lost: None), Pipe(), list[object]()
+        connection._known = known
+        connection.connection_made(pipe)
+        answer: asyncio.Task[object] | None = None
+        for piece in said:
+            if pipe.closed:
+                break
+            if answer is None or answer.done():
+                answer = asyncio.create_task(read(connection.send(b"")))
+            connection.data_received(piece)
+            await settled()
+            told.append((connection.open, answer.done() and answer.result()))
+        connection.connection_lost(None)
+        await settled()
+        assert answer is not None
+        return [*told, answer.result()]
+
+    async def read(incoming: Incoming) -> object:
+        try:
+            await incoming.head()
+            heard: list[object] = [incoming.status, *incoming.headers.items()]
+            while piece := await incoming.more():
+                heard.append(piece)
+            return heard
+        except (Gone, ProtocolError) as error:
+            return type(error)
+
+    async def settled() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    assert asyncio.run(run(Known())) == asyncio.run(run(Nothing()))

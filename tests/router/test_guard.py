@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -13,12 +13,17 @@ from typing import Any
 import orjson
 import pytest
 import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
 
 from policies.schema import Limits
 from router.express import LARGEST_BODY, Chat, Express
 from router.guard import Guarded
 from router.haste import HASTE
+from router.known import Known
 from router.served import Served
+from tests.router.alike import Nothing, pieces
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -93,11 +98,8 @@ class Site:
             raise ZeroDivisionError
 
 
-@asynccontextmanager
-async def serving(**bounds: Any) -> AsyncIterator[Site]:
-    site = Site()
-    limits = Limits.model_validate({**BOUNDS, **bounds})
-    config = uvicorn.Config(
+def configured(site: Site, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
         site,
         http=partial(Guarded, limits=limits),  # type: ignore[arg-type]
         ws="none",
@@ -108,6 +110,13 @@ async def serving(**bounds: Any) -> AsyncIterator[Site]:
         date_header=False,
         timeout_keep_alive=round(limits.idle.total_seconds()),
     )
+
+
+@asynccontextmanager
+async def serving(**bounds: Any) -> AsyncIterator[Site]:
+    site = Site()
+    limits = Limits.model_validate({**BOUNDS, **bounds})
+    config = configured(site, limits)
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     site.port, site.connections = listener.getsockname()[1], server.server_state.connections
@@ -335,6 +344,102 @@ async def test_a_known_head_is_refused_where_it_is_not_admitted_any_more() -> No
         site.refuses = True
         await client.say(sized(b"last"))
         assert b'"path":"/v1/chat/completions"' in await client.reader.readuntil(b"}")
+
+
+async def test_a_known_head_with_a_length_of_thousands_of_digits_is_answered() -> None:
+    async with serving() as site, talking(site) as client:
+        for body in (b"this", b"that"):
+            await client.say(sized(body))
+            assert (await client.reader.readexactly(len(ANSWER) + 4)) == ANSWER + body
+        await client.say(chat(b"last").replace(b"4", b"0" * 5_000 + b"4"))
+        assert b'"body":4' in await client.reader.readuntil(b"}")
+
+
+async def test_a_client_whose_head_is_known_is_not_taken_for_idle() -> None:
+    async with serving(connections=10, head="30s", request="30s", idle="30s") as site, AsyncExitStack() as stack:
+        client = await stack.enter_async_context(talking(site))
+        for body in (b"this", b"that"):
+            await client.say(sized(body))
+            assert await client.reader.readexactly(len(ANSWER) + 4) == ANSWER + body
+        idle = [await stack.enter_async_context(talking(site)) for _ in range(9)]
+        await until(lambda: len(site.connections) == 10)
+        await client.say(sized(b"more"))
+        assert await client.reader.readexactly(len(ANSWER) + 4) == ANSWER + b"more"
+        await stack.enter_async_context(talking(site))
+        await until(lambda: len(site.connections) < 11)
+        await client.say(sized(b"last"))
+        assert await client.reader.readexactly(len(ANSWER) + 4) == ANSWER + b"last"
+        assert await idle[0].hear() == b""
+
+
+class Line(asyncio.Transport):
+    """A client's end of a connection that is written to only: what it ``heard``, and what it is held to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = b""
+        self.closed = self.paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.heard += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pieces(
+        b"POST /v1/chat/completions HTTP/1.1\r\n",
+        [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\n", b"CONNECT x:1 HTTP/1.1\r\n",
+         b"PUT /v1/chat/completions HTTP/1.1\r\n", b"POST /v1/chat/completions HTTP/1.0\r\n",
+         b"\r\nPOST /v1/chat/completions HTTP/1.1\r\n",
+         b"POST /v1/chat/completions HTTP/1.1\n"],
+    ),
+    st.lists(st.sampled_from([0, 1, 2, *[20] * 9]), min_size=20),
+)  # fmt: skip
+def test_what_is_known_of_a_head_changes_nothing_of_any_request(said: list[bytes], turns: list[int]) -> None:
+    """Nor for one that comes so few turns of the loop behind another that that one is not answered yet."""
+
+    async def run(known: Known[Any]) -> list[object]:
+        site, state, line, told = Site(), ServerState(), Line(), list[object]()
+        limits = Limits.model_validate(BOUNDS)
+        config = configured(site, limits)
+        config.load()
+        guarded = Guarded(config, state, {}, limits=limits)
+        guarded._known = known
+        guarded.connection_made(line)
+        for piece, wait in zip(said, turns, strict=False):
+            if line.closed:
+                break
+            await settled(20 if line.paused else 0)
+            guarded.data_received(piece)
+            await settled(wait)
+            told.append((line.heard, line.closed, line.paused, guarded.idle, guarded._awaits, guarded._idle_bytes))
+        await settled(20)
+        guarded.connection_lost(None)
+        await settled(5)
+        assert not state.tasks
+        assert HASTE.pressing == 0
+        return [*told, line.heard, line.closed, state.total_requests]
+
+    async def settled(turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    assert asyncio.run(run(Known())) == asyncio.run(run(Nothing()))
 
 
 async def test_what_comes_behind_a_chat_waits_for_its_answer() -> None:

@@ -33,6 +33,7 @@ def test_only_the_length_and_the_body_may_differ(one: bytes, other: bytes) -> No
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nserver: y\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: +%d\r\nserver: x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Length: 4\r\nserver: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"0" * 5_000 + b"%d\r\nserver: x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nserver: x\r\n\r\n%%%d",
     ],
 )
@@ -46,6 +47,7 @@ def test_another_head_is_not_known(other: bytes) -> None:
         (message(b"this") + b"more", b"this"),
         (message(b"this"), b"that"),
         (message(b"this", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx: %d\r\n\r\n"), b"this"),
+        (message(b"this", b"HTTP/1.1 200 OK\r\ncontent-length: " + b"0" * 5_000 + b"%d\r\n\r\n"), b"this"),
         (b"4\r\nthis\r\n0\r\n\r\n", b"this"),
         (message(b"a\r\n\r\nb"), b"b"),
     ],
