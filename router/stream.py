@@ -8,6 +8,7 @@ it, and gets ``usage.cost`` where it did.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -128,7 +129,10 @@ class Stream:
             if self._ended:
                 raise StopAsyncIteration
             if HASTE.pressing:
-                await HASTE.give_way()
+                try:
+                    await HASTE.give_way()
+                except asyncio.CancelledError as error:
+                    self._stop(error)
             self._read_on()
             if self._out:
                 break
@@ -147,13 +151,7 @@ class Stream:
             except BaseException as error:
                 if data is not None:
                     self._take(data)  # it may say what was used
-                if not out_of_time(error):
-                    self._flight.land("cancelled")
-                    self._ended = True
-                    raise
-                if self._unfinished > 0 or self._any_event:
-                    stopped = UpstreamError("stopped", STOPPED.message, status=STOPPED.status, code=STOPPED.code)
-                    self._failure = self._failure or stopped
+                self._stop(error)
                 continue
             if data is not None:
                 self._take(data)
@@ -174,6 +172,16 @@ class Stream:
             self._flight.land("ok")
         else:
             self._flight.land("cancelled")
+
+    def _stop(self, error: BaseException) -> None:
+        """Have the stream end in an error, unless it is whole, where the proxy stops; else let go, and raise it."""
+        if not out_of_time(error):
+            self._flight.land("cancelled")
+            self._ended = True
+            raise error
+        if self._unfinished > 0 or self._any_event:
+            stopped = UpstreamError("stopped", STOPPED.message, status=STOPPED.status, code=STOPPED.code)
+            self._failure = self._failure or stopped
 
     async def _more(self) -> bytes | None:
         """What the backend sends next, or None at the end of the response."""
@@ -281,6 +289,9 @@ class Stream:
                 self._take(data)
         except UpstreamError:
             pass
+        except asyncio.CancelledError as error:
+            if not out_of_time(error):
+                raise
         finally:
             self._ended = True
             self._flight.land("ok")

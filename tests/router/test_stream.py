@@ -8,11 +8,13 @@ from typing import Any
 import orjson
 import pytest
 
-from router.dispatch import Order
+from router.dispatch import Answer, Order
+from router.haste import HASTE
 from tests.faults.harness import decision, order
 from tests.faults.speech import DONE, ROLE, SAID, STOP, say, usage, well
 from tests.faults.upstream import Peer
 from tests.router.house import house
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -117,3 +119,53 @@ async def test_a_protocol_without_choices_passes() -> None:
         data = b"".join([part async for part in found.body])
     assert data == events
     assert built.trail[0].outcome == "ok"
+
+
+OUT_OF_TIME = "Task cancelled, timeout graceful shutdown exceeded"
+"""What uvicorn says to the tasks that it cancels then."""
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+async def test_a_stream_says_that_the_proxy_stops_whoever_else_presses(turns: int) -> None:
+    async def endless(peer: Peer) -> None:
+        await peer.head()
+        await peer.piece(ROLE + SAID[0])
+        await peer.silence()
+
+    async with house(endless) as built:
+        found = await built.ask(stream=True)
+        heard: list[bytes] = []
+        HASTE.pressing += 1
+        try:
+            reading = asyncio.create_task(read(found, heard))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reading.cancel(OUT_OF_TIME)
+            await reading
+        finally:
+            HASTE.pressing -= 1
+    assert SAID[0] in heard[0]
+    assert b'"code":"shutting_down"' in heard[-1]
+    assert (built.trail[0].outcome, built.trail[0].error) == ("error", "stopped")
+
+
+async def test_a_stream_that_was_whole_as_the_proxy_stopped_is_none_that_was_stopped() -> None:
+    async def late(peer: Peer) -> None:
+        await peer.head()
+        await peer.piece(ROLE + SAID[0] + STOP + DONE)
+        await peer.silence()
+
+    async with house(late) as built:
+        found = await built.ask(stream=True)
+        heard: list[bytes] = []
+        reading = asyncio.create_task(read(found, heard))
+        await until(lambda: heard and heard[-1].endswith(DONE))
+        reading.cancel(OUT_OF_TIME)
+        await reading
+    assert b"error" not in b"".join(heard)
+    assert built.trail[0].outcome == "ok"
+
+
+async def read(found: Answer, heard: list[bytes]) -> None:
+    async for part in found.body:
+        heard.append(part)
