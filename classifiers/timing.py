@@ -17,6 +17,9 @@ from policies.values import Features, Look, Signals
 
 TOKENS = 30
 
+PASSES = 5
+"""Times that a batch is gone through; the quietest pass counts, since what else the machine does comes and goes."""
+
 _WORDS = ("river", "stone", "house", "light", "paper", "green", "train", "music")
 """One word piece each."""
 
@@ -28,7 +31,7 @@ def prompts(count: int, tokens: int = TOKENS) -> list[Features]:
 
 
 def one_look(classifier: Classifier, look: Look, batch: Sequence[Features]) -> Figure:
-    """The median milliseconds of one look at one request; the interval is from the 5th to the 95th percentile."""
+    """The median milliseconds of one look at one request, in the quietest pass; from the 5th to the 95th percentile."""
     return _timed(lambda features: classifier.classify([features], look=look), batch)
 
 
@@ -60,10 +63,12 @@ def cold_start(code: str, runs: int = 3) -> Figure:
 
 def _timed(work: Callable[[Features], object], batch: Sequence[Features]) -> Figure:
     work(batch[0])
-    found = []
-    for features in batch:
-        began = time.thread_time()
-        work(features)
-        found.append((time.thread_time() - began) * 1e3)
-    low, middle, high = np.quantile(found, [0.05, 0.5, 0.95])
+    passes = [[_milliseconds(work, features) for features in batch] for _ in range(PASSES)]
+    low, middle, high = np.quantile(min(passes, key=np.median), [0.05, 0.5, 0.95])
     return {"value": float(middle), "low": float(low), "high": float(high)}
+
+
+def _milliseconds(work: Callable[[Features], object], features: Features) -> float:
+    began = time.thread_time()
+    work(features)
+    return (time.thread_time() - began) * 1e3
