@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import yaml
+from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
 from policies.document import Loaded, load
@@ -15,6 +16,9 @@ from policies.values import CAPABILITIES, DOMAINS, EngineView, Features, Session
 
 NOON = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
 """A Wednesday."""
+
+PLAIN = Features(input_tokens=100)
+MANY = settings_of(max_examples=200, deadline=None)
 
 BACKENDS = ("small-1", "small-2", "code-1", "large-1")
 TIERS = ("small", "code", "large")

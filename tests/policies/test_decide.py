@@ -11,6 +11,8 @@ from policies.document import Loaded
 from policies.doubts import could_flip, needs_signals
 from policies.values import Features, Session, Signals, Step, View
 from tests.policies.examples import (
+    MANY,
+    PLAIN,
     a_policy,
     a_view,
     features,
@@ -19,9 +21,6 @@ from tests.policies.examples import (
     some_signals,
     views,
 )
-
-PLAIN = Features(input_tokens=100)
-MANY = settings(max_examples=200, deadline=None)
 
 
 @MANY

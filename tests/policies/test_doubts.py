@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policies.decide import decide, weigh
@@ -12,6 +12,8 @@ from policies.doubts import DOUBT, could_flip, doubts, needs_signals
 from policies.objective import gain_error
 from policies.values import Features, Signals, Success, View
 from tests.policies.examples import (
+    MANY,
+    PLAIN,
     TIERS,
     a_document,
     a_policy,
@@ -23,9 +25,6 @@ from tests.policies.examples import (
     successes,
     views,
 )
-
-PLAIN = Features(input_tokens=100)
-MANY = settings(max_examples=200, deadline=None)
 
 CODE = {"name": "code", "when": {"domain": "code"}, "prefer": "code"}
 LAW = {"name": "x", "when": {"domain": "law"}}

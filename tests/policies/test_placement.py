@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import placement
@@ -14,7 +14,7 @@ from policies.money import price_of
 from policies.placement import PRESSED, STAY_MS
 from policies.schema import Backend, GpuPrice, TokenPrice
 from policies.values import EngineView, Features, Session, View
-from tests.policies.examples import a_policy, a_view, engines, features, some_signals
+from tests.policies.examples import MANY, a_policy, a_view, engines, features, some_signals
 
 NAMES = ("a", "b", "c")
 PROMPT = Features(input_tokens=8_000, turns=3, last_characters=360)
@@ -190,7 +190,6 @@ views = st.builds(
     warm=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 10_000)),
     session=st.none() | st.builds(Session, tier=st.just("t"), backend=st.sampled_from(NAMES)),
 )
-MANY = settings(max_examples=200, deadline=None)
 
 
 @MANY
