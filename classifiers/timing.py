@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from resource import RUSAGE_CHILDREN, getrusage
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from policies.values import Features, Look, Signals
 
 TOKENS = 30
 
-PASSES = 5
+PASSES = 7
 """Times that a batch is gone through; the quietest pass counts, since what else the machine does comes and goes."""
 
 _WORDS = ("river", "stone", "house", "light", "paper", "green", "train", "music")
@@ -30,24 +31,44 @@ def prompts(count: int, tokens: int = TOKENS) -> list[Features]:
     return [from_text(f"{text} {_WORDS[number % len(_WORDS)]}") for number, text in enumerate(texts)]
 
 
-def one_look(classifier: Classifier, look: Look, batch: Sequence[Features]) -> Figure:
-    """The median milliseconds of one look at one request, in the quietest pass; from the 5th to the 95th percentile."""
-    return _timed(lambda features: classifier.classify([features], look=look), batch)
+Work: TypeAlias = "tuple[Callable[[Features], object], Sequence[Features]]"
+"""What is timed, and the requests that it is done for."""
+
+
+def one_look(classifier: Classifier, look: Look, batch: Sequence[Features]) -> Work:
+    """One look at one request."""
+    return lambda features: classifier.classify([features], look=look), batch
 
 
 def mixed(
-    classifier: Classifier, needs_second: Callable[[Features, Signals], bool], batch: Sequence[Features]
-) -> tuple[Figure, float]:
-    """The same where the second look is taken only when it is needed; and the share of requests that needed it."""
-    seconds = []
+    classifier: Classifier,
+    needs_second: Callable[[Features, Signals], bool],
+    batch: Sequence[Features],
+    needed: list[bool],
+) -> Work:
+    """The first look, and the second where it is needed; whether it was goes into ``needed``."""
 
     def both(features: Features) -> None:
-        needed = needs_second(features, classifier.classify([features], look="static")[0])
-        seconds.append(needed)
-        if needed:
+        needed.append(needs_second(features, classifier.classify([features], look="static")[0]))
+        if needed[-1]:
             classifier.classify([features], look="full")
 
-    return _timed(both, batch), float(np.mean(seconds))
+    return both, batch
+
+
+def quietest(works: Sequence[Work]) -> list[Figure]:
+    """The median milliseconds of each, from the 5th to the 95th percentile, in its quietest pass.
+
+    They take turns, so that the passes of each are seconds apart.
+    """
+    passes: list[list[list[float]]] = [[] for _ in works]
+    for work, batch in works:
+        work(batch[0])
+    for _ in range(PASSES):
+        for found, (work, batch) in zip(passes, works, strict=True):
+            found.append([_milliseconds(work, features) for features in batch])
+    quantiles = (np.quantile(min(found, key=np.median), [0.05, 0.5, 0.95]).tolist() for found in passes)
+    return [{"value": middle, "low": low, "high": high} for low, middle, high in quantiles]
 
 
 def cold_start(code: str, runs: int = 3) -> Figure:
@@ -59,13 +80,6 @@ def cold_start(code: str, runs: int = 3) -> Figure:
         after = getrusage(RUSAGE_CHILDREN)
         found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return {"value": float(np.median(found)), "low": min(found), "high": max(found)}
-
-
-def _timed(work: Callable[[Features], object], batch: Sequence[Features]) -> Figure:
-    work(batch[0])
-    passes = [[_milliseconds(work, features) for features in batch] for _ in range(PASSES)]
-    low, middle, high = np.quantile(min(passes, key=np.median), [0.05, 0.5, 0.95])
-    return {"value": float(middle), "low": float(low), "high": float(high)}
 
 
 def _milliseconds(work: Callable[[Features], object], features: Features) -> float:
