@@ -30,7 +30,8 @@ from policies.values import Entry
 from router.ledger import blocks, codec, layout
 from router.ledger.feedback import Feedback
 from router.ledger.meter import Hold
-from router.ledger.sums import Packed, merge_all, merge_packed, pack_entries
+from router.ledger.sums import Packed, merge_all, merge_packed
+from router.ledger.tallying import pack_entries
 from router.meeting import alone
 
 log = logging.getLogger(__name__)

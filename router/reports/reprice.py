@@ -13,7 +13,8 @@ from policies.values import Attempt, Counterfactual, Entry
 from router.baseline import baseline_backend
 from router.billing import baseline_nanos, total_nanos
 from router.ledger import codec
-from router.ledger.sums import merge_packed, pack_entries
+from router.ledger.sums import merge_packed
+from router.ledger.tallying import pack_entries
 
 _AT_ONCE = 5_000
 

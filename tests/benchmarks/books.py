@@ -26,7 +26,8 @@ from router.ledger.budgets import Amount, Claim, account
 from router.ledger.journal import Journal
 from router.ledger.journal_file import JournalFile
 from router.ledger.ledger import JOURNAL_NAME
-from router.ledger.sums import merge_packed, pack_entries
+from router.ledger.sums import merge_packed
+from router.ledger.tallying import pack_entries
 from router.state import open_store
 from router.state.store import RedisStore
 from tests.router.ledger.entries import entry

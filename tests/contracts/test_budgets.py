@@ -18,7 +18,8 @@ from policies.schema import Budget
 from policies.values import Usage
 from router.ledger.budgets import Amount, Claim, Grant, account, charges
 from router.ledger.journal_file import Batch
-from router.ledger.sums import merge_packed, pack_entries, pack_vector, unpack_vector
+from router.ledger.sums import merge_packed, pack_vector, unpack_vector
+from router.ledger.tallying import pack_entries
 from router.reports.budgets import standings
 from router.state import reservations
 from router.state.connect import close_client

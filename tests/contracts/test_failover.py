@@ -10,7 +10,8 @@ from uuid import uuid4
 import pytest
 
 from router.ledger.journal_file import Batch
-from router.ledger.sums import Tally, pack_entries
+from router.ledger.sums import Tally
+from router.ledger.tallying import pack_entries
 from router.state.store import RedisStore
 from router.state.values import StoreAway
 from tests.contracts.stores_servers import redis_server, running, watched

@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 
 from policies.values import Features, Session, Usage
 from router.ledger.journal_file import Batch, JournalFile, Line
-from router.ledger.sums import (
-    REALS,
-    Tally,
-    held,
-    merge_all,
-    merge_packed,
-    pack_entries,
-    pack_vector,
-    seconds_held,
-    unpack_vector,
-)
+from router.ledger.sums import REALS, Tally, held, merge_all, merge_packed, pack_vector, seconds_held, unpack_vector
+from router.ledger.tallying import pack_entries
 from router.state import snapshot
 from router.state.store import RedisStore
 from tests.router.ledger.entries import NOON, entry

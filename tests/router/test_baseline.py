@@ -12,7 +12,7 @@ from policies.money import nanos, price_of
 from policies.values import Attempt, Counterfactual, Entry, Features, Session, Signals, Usage, View
 from router.baseline import Baseline, baseline_backend, baseline_usage, lost_prefix
 from router.billing import baseline_nanos, proxy_nanos
-from router.ledger.sums import pack_entries
+from router.ledger.tallying import pack_entries
 from tests.router.ledger.entries import entry, usages
 
 POLICY = document.load(

@@ -16,7 +16,8 @@ from router.ledger import blocks, codec
 from router.ledger.feedback import FeedbackError
 from router.ledger.journal_file import JournalFile, Line
 from router.ledger.judgements import judged
-from router.ledger.sums import merge_all, pack_entries
+from router.ledger.sums import merge_all
+from router.ledger.tallying import pack_entries
 from router.reports.sources import JournalSource, NoSource
 from tests.router.ledger.entries import NOON, bulky, entry
 from tests.router.ledger.journals import after, applied, sums

@@ -13,7 +13,7 @@ import pytest
 from router.ledger import codec
 from router.ledger.journal_file import JournalFile, Line
 from router.ledger.judgements import judged
-from router.ledger.sums import pack_entries
+from router.ledger.tallying import pack_entries
 from tests.router.ledger.entries import NOON, entry
 from tests.router.ledger.journals import after, sums
 

@@ -18,13 +18,11 @@ from router.ledger.sums import (
     hour_of,
     merge,
     merge_packed,
-    pack_entries,
     pack_vector,
     seconds_held,
-    spent,
-    tallies_of,
     unpack_vector,
 )
+from router.ledger.tallying import pack_entries, spent, tallies_of
 from tests.router.ledger.entries import NOON, entries, entry
 
 

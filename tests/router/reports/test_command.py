@@ -24,7 +24,8 @@ from router.ledger.budgets import Amount, Claim, Grant, account
 from router.ledger.journal import Journal
 from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.ledger import JOURNAL_NAME
-from router.ledger.sums import held, pack_entries
+from router.ledger.sums import held
+from router.ledger.tallying import pack_entries
 from router.reports import export
 from router.state import open_store
 from router.state.embedded import EmbeddedStore

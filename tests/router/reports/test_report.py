@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.values import Counterfactual, Entry, Usage
-from router.ledger.sums import RARE_TOKENS, REALS, held, merge_packed, pack_entries, spent
+from router.ledger.sums import RARE_TOKENS, REALS, held, merge_packed
+from router.ledger.tallying import pack_entries, spent
 from router.reports import DIMENSIONS, Report, report, window
 from router.reports.comparison import change, compared, pairs
 from tests.router.ledger.entries import NOON, entries, entry
