@@ -122,7 +122,7 @@ class Express:
         """Send an answer, whole or as it comes."""
         self.response_started = True
         guard, body = self._guard, served.body
-        flow, send = guard.flow, guard.transport.write_now
+        flow, send = guard.flow, guard.transport.write_whole
         own = b"".join([b"%b: %b\r\n" % header for header in guard.server_state.default_headers])
         close = b"" if self.keep_alive else b"connection: close\r\n"
         head = b"%b%b%b%b" % (STATUS_LINE[served.status], own, served.lines, close)

@@ -1,8 +1,10 @@
-"""A transport that sends an answer's head together with the beginning of its body: one system call, not two."""
+"""A transport that sends an answer's head together with its body, and answers of one turn together."""
 
 from __future__ import annotations
 
 import asyncio
+
+from router.outbox import OUTBOX
 
 
 class Joined:
@@ -38,12 +40,13 @@ class Joined:
             return
         self._write(data)
 
-    def write_now(self, data: bytes) -> None:
-        """Send bytes now, behind what is held."""
+    def write_whole(self, data: bytes) -> None:
+        """Send bytes, in order, with what the loop's turn sends to others; nothing need come after them."""
         if self._held:
-            self._flush()
-        if not self._transport.is_closing():
-            self._transport.write(data)
+            self._held += data
+        else:
+            self._held = data
+            OUTBOX.post(self._flush, self._loop)
 
     def close(self) -> None:
         """Send what is held, and close."""

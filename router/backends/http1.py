@@ -14,6 +14,7 @@ import httptools
 
 from router.haste import HASTE
 from router.known import Known
+from router.outbox import OUTBOX
 
 LARGEST_HEAD: Final = 64 * 1024
 """The most bytes of status line and headers."""
@@ -120,6 +121,7 @@ class Connection(asyncio.Protocol):
         self._on_idle, self._on_lost = on_idle, on_lost
         self._transport: asyncio.Transport | None = None
         self._over = False
+        self._unsent = b""
         self._parser = httptools.HttpResponseParser(self)
         self._incoming: Incoming | None = None
         self._headers: dict[str, str] = {}
@@ -133,12 +135,18 @@ class Connection(asyncio.Protocol):
         return not self._over and self._transport is not None and not self._transport.is_closing()
 
     def send(self, request: bytes) -> Incoming:
-        """Send a request; what comes back arrives in the `Incoming`."""
+        """Send a request, with what the loop's turn sends to others; what comes back arrives in the `Incoming`."""
         assert self._transport is not None
         self._incoming = Incoming(self)
         self._headers, self._head_size, self._named = {}, 0, 0
-        self._transport.write(request)
+        self._unsent = request
+        OUTBOX.post(self._send, self.loop)
         return self._incoming
+
+    def _send(self) -> None:
+        request, self._unsent = self._unsent, b""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(request)
 
     def abort(self) -> None:
         """Close at once, without waiting for what has not been sent."""

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+from router.haste import HASTE
 from router.joined import Joined
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -40,6 +41,26 @@ async def test_a_head_goes_out_with_what_follows_and_nothing_to_who_has_gone() -
         await ours.lost.wait()
         joined.write(b"more")
         joined.write(HEAD)
-        joined.write_now(b"and more")
+        joined.write_whole(b"and more")
+        assert await answers.read() == b""
+        requests.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+@pytest.mark.parametrize("close", [True, False])
+async def test_an_answer_that_waits_for_others_goes_out_whole_and_once(close: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HASTE, "pressing", 1)
+    loop, ours = asyncio.get_running_loop(), Server()
+    listening = await loop.create_server(lambda: ours, "127.0.0.1", 0)
+    async with listening:
+        answers, requests = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        joined = Joined(await ours.connected, loop)
+        joined.write_whole(HEAD)
+        joined.write_whole(b"body")
+        if close:
+            joined.close()
+        assert await answers.readexactly(len(HEAD + b"body")) == HEAD + b"body"
+        joined.close()
         assert await answers.read() == b""
         requests.close()

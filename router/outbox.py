@@ -1,0 +1,48 @@
+"""What one turn of the event loop has to send, sent together.
+
+Whoever is sent something wakes, and sleeps again before the next request has been worked on: waking a core that sleeps
+costs the sender as much as the sending does. So what is ready while others have not had their turn waits for the last
+of them, as servers that answer at the end of a turn do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from router.haste import HASTE, Haste
+
+MOST: Final = 8
+"""So many are sent together; what is ready first waits for seven others' work at most."""
+
+
+class Outbox:
+    """What waits to be sent, in order: calls that send it."""
+
+    __slots__ = ("_haste", "_held")
+
+    def __init__(self, haste: Haste) -> None:
+        self._haste = haste
+        self._held: list[Callable[[], None]] = []
+
+    def post(self, send: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        """Have something sent: now where nobody presses, else with what they send, or when the loop comes round."""
+        held = self._held
+        if self._haste.pressing and len(held) < MOST - 1:
+            if not held:
+                loop.call_soon(self._empty)
+            held.append(send)
+            return
+        if held:
+            self._empty()
+        send()
+
+    def _empty(self) -> None:
+        held, self._held = self._held, []
+        for send in held:
+            send()
+
+
+OUTBOX: Final = Outbox(HASTE)
+"""That of this process, which has one event loop."""
