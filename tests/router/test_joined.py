@@ -49,7 +49,9 @@ async def test_a_head_goes_out_with_what_follows_and_nothing_to_who_has_gone() -
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
 @pytest.mark.parametrize("close", [True, False])
-async def test_an_answer_that_waits_for_others_goes_out_whole_and_once(close: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_waits_for_others_goes_out_whole_and_once(
+    close: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(HASTE, "pressing", 1)
     loop, ours = asyncio.get_running_loop(), Server()
     listening = await loop.create_server(lambda: ours, "127.0.0.1", 0)
