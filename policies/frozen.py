@@ -32,7 +32,7 @@ def maker(cls: Callable[P, T]) -> Callable[P, T]:
 
     Raises `TypeError` as `quick` does.
     """
-    return _compiled(cls, "make", (), "self = _new(_twin)", "return self")
+    return _compiled(cls, "make", (), "self = _twin()", "return self")
 
 
 def _compiled(cls: Any, name: str, first: Sequence[str], begin: str, end: str) -> Callable[..., Any]:
@@ -42,7 +42,7 @@ def _compiled(cls: Any, name: str, first: Sequence[str], begin: str, end: str) -
         raise TypeError(f"{cls.__name__} is no plain dataclass")
     twin = type(cls.__name__, (), {"__slots__": cls.__slots__})
     names: dict[str, Any] = {
-        "_cls": cls, "_twin": twin, "_set": object.__setattr__, "_new": object.__new__, "_missing": MISSING
+        "_cls": cls, "_twin": twin, "_set": object.__setattr__, "_missing": MISSING
     }  # fmt: skip
     lines = [begin]
     for one in given:
