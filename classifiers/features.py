@@ -27,6 +27,10 @@ _NEEDS_NOTHING: Final[frozenset[str]] = frozenset()
 _TEXT_PARTS: Final = ("text", "input_text")
 _IMAGE_PARTS: Final = ("image_url", "input_image", "image")
 _AUDIO_PARTS: Final = ("input_audio", "audio")
+_SYSTEM: Final = ("system", "developer")
+_TOOLS: Final = ("tool", "function")
+_ASKING: Final = frozenset({"tools", "functions", "response_format", "modalities", "logprobs", "top_logprobs"})
+"""Fields of a body by which a request can require something or send more than its messages; most have none."""
 
 
 def extract(
@@ -45,39 +49,50 @@ def extract(
     `estimate_tokens`) and covers everything that would be sent, tools and schemas included. Without ``keeps_text`` no
     text is kept, and its language and code in it are not looked for.
     """
-    messages = [m for m in _list(body.get("messages")) if isinstance(m, dict)]
     user, system, parts = [], [], []
-    for message in messages:
+    calls, tokens = False, _FIRST_TOKENS
+    for message in _list(body.get("messages")):
+        if not isinstance(message, dict):
+            continue
         role, content = message.get("role"), message.get("content")
         if role == "user":
             user.append(_text(content))
-        elif keeps_text and role in ("system", "developer"):
+        elif keeps_text and role in _SYSTEM:
             system.append(_text(content))
-        if not isinstance(content, str):
-            parts += _parts(content)
-    tools = bool(_list(body.get("tools")) or _list(body.get("functions")))
-    last = plain(trim(user[-1], MAX_TEXT)) if user and keeps_text else ""
-    text = _newest(user[:-1], last) if keeps_text else ""
+        if type(content) is str and len(message) == 2 and role not in _TOOLS:
+            tokens += _MESSAGE_TOKENS + estimate_tokens(content)
+        else:
+            tokens += _message_tokens(message, estimate_tokens)
+            parts += _dicts(content)
+            calls = calls or role in _TOOLS or bool(message.get("tool_calls"))
+    asks = not _ASKING.isdisjoint(body)
+    text = last = system_text = ""
+    if keeps_text:
+        last = plain(trim(user[-1], MAX_TEXT)) if user else ""
+        text = _newest(user[:-1], last)
+        system_text = trim("\n".join(s for s in system if s), MAX_TEXT)
+    most = _positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens"))
+    # By place: names of more than fifteen are put into a dictionary, which takes longer than all the rest of it.
     return _features(
-        model=_str(body.get("model")) or "auto",
-        text=text,
-        last_text=last,
-        last_characters=len(user[-1].strip()) if user else 0,
-        system_text=trim("\n".join(s for s in system if s), MAX_TEXT) if system else "",
-        turns=max(1, len(user)),
-        input_tokens=_input_tokens(body, messages, estimate_tokens),
-        max_output_tokens=_positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens")),
+        _str(body.get("model")) or "auto",
+        text,
+        last,
+        len(user[-1].strip()) if user else 0,
+        system_text,
+        len(user) or 1,
+        tokens + _schema_tokens(body, estimate_tokens) if asks else tokens,
+        most,
         choices=_positive(body.get("n")) or 1,
         stream=body.get("stream") is True,
         language=detect(last if len(last) > 20 else text) if keeps_text else "und",
         has_code=keeps_text and looks_like_code(text),
-        has_tools=tools,
-        has_images=any(p.get("type") in _IMAGE_PARTS for p in parts) if parts else False,
-        requires=_requires(body, messages, parts, tools),
+        has_tools=asks and _has_tools(body),
+        has_images=bool(parts) and any(p.get("type") in _IMAGE_PARTS for p in parts),
+        requires=_requires(body, calls, parts) if asks or calls or parts else _NEEDS_NOTHING,
         conversation=conversation,
         key_id=key_id,
-        allowed=allowed,
         headers=headers,
+        allowed=allowed,
     )
 
 
@@ -116,15 +131,14 @@ def _newest(earlier: Sequence[str], last: str) -> str:
     return "\n".join(reversed(kept))
 
 
-def _requires(
-    body: Mapping[str, object],
-    messages: Sequence[Mapping[str, object]],
-    parts: Sequence[Mapping[str, object]],
-    tools: bool,
-) -> frozenset[str]:
+def _has_tools(body: Mapping[str, object]) -> bool:
+    return bool(_list(body.get("tools")) or _list(body.get("functions")))
+
+
+def _requires(body: Mapping[str, object], calls: bool, parts: Sequence[Mapping[str, object]]) -> frozenset[str]:
+    """What a body cannot do without; ``calls`` says whether tools are called or answer in it."""
     needs = set()
-    called = [m for m in messages if m.get("role") in ("tool", "function") or m.get("tool_calls")]
-    if called or (tools and body.get("tool_choice") != "none"):
+    if calls or (_has_tools(body) and body.get("tool_choice") != "none"):
         needs.add("tools")
     form = body.get("response_format")
     kind = form.get("type") if isinstance(form, dict) else None
@@ -132,13 +146,13 @@ def _requires(
         needs.add("json_mode")
     elif kind == "json_schema":
         needs.add("json_schema")
-    if parts and any(p.get("type") in _IMAGE_PARTS for p in parts):
+    if any(p.get("type") in _IMAGE_PARTS for p in parts):
         needs.add("vision")
-    if (parts and any(p.get("type") in _AUDIO_PARTS for p in parts)) or "audio" in _list(body.get("modalities")):
+    if any(p.get("type") in _AUDIO_PARTS for p in parts) or "audio" in _list(body.get("modalities")):
         needs.add("audio")
     if body.get("logprobs") is True or _positive(body.get("top_logprobs")):
         needs.add("logprobs")
-    return frozenset(needs) if needs else _NEEDS_NOTHING
+    return frozenset(needs)
 
 
 # Tokens per UTF-8 byte by its class, fitted to lean above the byte-pair vocabularies of current models: letters and
@@ -154,6 +168,7 @@ _TOKEN_WEIGHTS[0xC2:0xE0] = 0.6
 _TOKEN_WEIGHTS[0xE0:0xF0] = 1.1
 _TOKEN_WEIGHTS[0xF0:0xF5] = 2.0
 
+_FIRST_TOKENS: Final = 3
 _MESSAGE_TOKENS: Final = 4
 _IMAGE_TOKENS: Final = 1105
 _LOW_IMAGE_TOKENS: Final = 85
@@ -163,42 +178,36 @@ _BLOB_CHARS_PER_TOKEN: Final = 400
 
 def estimate_tokens(text: str) -> int:
     """Estimated tokens of a text, leaning high, from byte classes alone: one linear pass, any script."""
-    return _tokens(text.encode("utf-8", "surrogatepass")) if text else 0
-
-
-def _tokens(raw: bytes) -> int:
-    if raw.isascii():
+    if text.isascii():
+        raw = text.encode()
         beyond_letters = raw.translate(None, _LETTERS)
         symbols = len(beyond_letters.translate(None, _DIGITS))
-        digits = len(beyond_letters) - symbols
-        return -(-(3 * (len(raw) - digits - symbols) + 6 * digits + 8 * symbols) // 12)
-    counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
+        return -(-(3 * (len(raw) + len(beyond_letters)) + 2 * symbols) // 12)
+    counts = np.bincount(np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8), minlength=256)
     return int(np.ceil(counts @ _TOKEN_WEIGHTS))
 
 
 def count_input(body: Mapping[str, object], count: Callable[[str], int]) -> int:
     """Tokens of everything that a chat body would send: of texts by ``count``, of images and audio as estimated."""
-    return _input_tokens(body, [m for m in _list(body.get("messages")) if isinstance(m, dict)], count)
+    messages = sum(_message_tokens(message, count) for message in _dicts(body.get("messages")))
+    return _FIRST_TOKENS + messages + _schema_tokens(body, count)
 
 
-def _input_tokens(
-    body: Mapping[str, object], messages: Sequence[Mapping[str, object]], count: Callable[[str], int]
-) -> int:
-    total = 3
-    for message in messages:
-        content = message.get("content")
-        total += _MESSAGE_TOKENS
-        total += count(content) if isinstance(content, str) else _content_tokens(content, count)
-        if len(message) > 2:
-            total += _json_tokens([v for k, v in message.items() if k not in ("content", "role")], count)
+def _message_tokens(message: Mapping[str, object], count: Callable[[str], int]) -> int:
+    content = message.get("content")
+    more = [value for name, value in message.items() if name not in ("content", "role")]
+    said = count(content) if isinstance(content, str) else _content_tokens(content, count)
+    return _MESSAGE_TOKENS + said + _json_tokens(more, count)
+
+
+def _schema_tokens(body: Mapping[str, object], count: Callable[[str], int]) -> int:
     form = body.get("response_format")
-    schemas = [body.get("tools"), body.get("functions"), form if isinstance(form, dict) else None]
-    return total + _json_tokens(schemas, count)
+    return _json_tokens([body.get("tools"), body.get("functions"), form if isinstance(form, dict) else None], count)
 
 
 def _content_tokens(content: object, count: Callable[[str], int]) -> int:
     total = 0
-    for part in _parts(content):
+    for part in _dicts(content):
         kind = part.get("type")
         if kind in _IMAGE_PARTS:
             image = part.get("image_url")
@@ -237,8 +246,8 @@ def _strings(value: object) -> Iterator[str]:
             yield str(item)[:32]
 
 
-def _parts(content: object) -> list[Mapping[str, object]]:
-    return [p for p in _list(content) if isinstance(p, dict)]
+def _dicts(values: object) -> list[Mapping[str, object]]:
+    return [one for one in _list(values) if isinstance(one, dict)]
 
 
 def _text(content: object) -> str:
@@ -262,7 +271,7 @@ def _str(value: object) -> str:
 
 
 def _positive(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return value if type(value) is int and value > 0 else None
 
 
 # Each alternative starts at a line's beginning or at a literal, and none nests a repetition: linear on any input.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from classifiers.features import (
     MAX_TEXT,
+    count_input,
     estimate_tokens,
     extract,
     from_text,
@@ -24,7 +25,9 @@ JSON = st.recursive(
     max_leaves=20,
 )
 MESSAGES = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "tool", "x"]), "content": JSON})
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system", "tool", "x"]) | JSON, "content": JSON}
+    )
     | JSON,
     max_size=5,
 )
@@ -102,6 +105,16 @@ def test_images_are_seen_and_counted() -> None:
     assert (found.key_id, found.headers, found.conversation) == ("k", {"x-team": "a"}, "c")
 
 
+def test_calls_are_seen_and_counted_beside_a_text_or_alone() -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    alone, beside = ({"role": "assistant", "tool_calls": calls, **more} for more in ({}, {"content": "I look."}))
+    for message in (alone, beside):
+        found = extract({"messages": [message]})
+        assert found.requires == {"tools"}
+        assert found.input_tokens > 15
+    assert extract(chat(("user", "hi"), ("tool", "found"))).requires == {"tools"}
+
+
 def test_limits_and_choices() -> None:
     found = extract(chat(("user", "hi"), max_tokens=5, max_completion_tokens=7, n=3, stream=True, model="tier/small"))
     assert (found.max_output_tokens, found.choices, found.stream, found.model) == (7, 3, True, "tier/small")
@@ -116,7 +129,9 @@ def test_any_body_is_read_without_an_error(body: Any) -> None:
 def test_any_messages_are_read_without_an_error(messages: Any, tools: Any, form: Any) -> None:
     found = extract({"messages": messages, "tools": tools, "response_format": form, "n": tools, "max_tokens": form})
     assert found.turns >= 1
-    assert found.input_tokens >= 3
+    assert found.input_tokens == count_input(
+        {"messages": messages, "tools": tools, "response_format": form}, estimate_tokens
+    )
     facts = lexical(found)
     assert facts.shape == (len(LEXICAL),)
     assert np.isfinite(facts).all()
