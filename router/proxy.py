@@ -89,13 +89,16 @@ class Proxy:
     def read_chat(self, raw: bytes, given: Mapping[bytes, bytes], key: Key | None) -> wire.ChatRequest:
         """Check a chat body under the policy in force; ``given`` are its headers. Raises `RequestError`."""
         pipeline = self.pipeline
-        headers = {text: given[name].decode("latin-1") for name, text in pipeline.headers if name in given}
-        client = wire.client_of(key.id, key.allowed) if key is not None else wire.client_of(wire.key_id(text_in(given)))
-        steering = headers if pipeline.auth.trusts(client.id) else {}
+        client = wire.stranger(text_in(given)) if key is None else wire.client_of(key.id, key.allowed)
+        steering = {text: given[name].decode("latin-1") for name, text in pipeline.headers if name in given}
         return wire.read_chat(
-            raw, steering, client,
-            seen=pipeline.headers_read, session_header=pipeline.session_header, keeps_text=pipeline.keeps_text,
-        )  # fmt: skip
+            raw,
+            steering if steering and pipeline.auth.trusts(client.id) else wire.NO_HEADERS,
+            client,
+            seen=pipeline.headers_read,
+            session_header=pipeline.session_header,
+            keeps_text=pipeline.keeps_text,
+        )
 
     def judge(self, raw: bytes, key: Key | None) -> None:
         """Take feedback on an answer. A key speaks of its own requests, an admin's of any. Raises `RequestError`."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
-from typing import NamedTuple
+from typing import Any
 
 import orjson
 
@@ -20,6 +21,9 @@ from router import numbers
 from router.errors import RequestError
 
 _LONGEST_MODEL = 256
+_LONGEST_REMEMBERED = 256
+"""Characters of a key whose hash is remembered: some fifty are usual, and a head may hold 64 thousand."""
+
 _MOST_PARTS = 10_000
 _MOST_CONTAINERS = 1_000_000
 """Arrays and objects in a body: each takes some 60 bytes and its share of an event loop's time, if it is but ``[]``."""
@@ -52,12 +56,27 @@ class ChatRequest:
     features: Features
 
 
+_FLAT = frozenset({str, bool, type(None)})
+"""What holds neither a number nor another value."""
+
+NO_HEADERS: Mapping[str, str] = {}
+
 client_of = maker(Client)
 _chat_request = maker(ChatRequest)
 
 
+def stranger(key: str) -> Client:
+    """A client whose key is not one of ours."""
+    return _stranger(key) if len(key) <= _LONGEST_REMEMBERED else Client(key_id(key))
+
+
+@lru_cache(1024)
+def _stranger(key: str) -> Client:
+    return Client(key_id(key))
+
+
 def key_id(key: str) -> str:
-    """What a key that is not one of ours is known by: a hash, so that no entry or log can give it away."""
+    """What such a client is known by: a hash of its key, so that no entry or log can give it away."""
     return f"key_{hashlib.sha256(key.encode()).hexdigest()[:16]}" if key else "anonymous"
 
 
@@ -76,35 +95,42 @@ def read_chat(
     ``keeps_text`` says whether the text matters where ``model`` is this. Raises `RequestError` (400) that names the
     field.
     """
-    body = _object(raw)
-    _check(body)
-    stream_options = body.get("stream_options")
-    return _chat_request(
-        body=body,
-        stream=body.get("stream") is True,
-        wants_usage=isinstance(stream_options, dict) and stream_options.get("include_usage") is True,
-        features=extract(
-            body,
-            key_id=client.id,
-            allowed=client.allowed,
-            keeps_text=keeps_text(str(body["model"])),
-            headers={name: headers[name] for name in seen if name in headers},
-            conversation=_conversation(body, client.id, headers.get(session_header, "")),
-        ),
+    body = _parsed(raw)
+    flat, texts = _check(body), _check_messages(body["messages"])
+    if not (flat and texts):
+        body = _as_written(body, raw)
+    options, session = body.get("stream_options"), headers.get(session_header, "") if headers else ""
+    features = extract(
+        body,
+        key_id=client.id,
+        allowed=client.allowed,
+        keeps_text=keeps_text(body["model"]),
+        headers={name: headers[name] for name in seen if name in headers} if headers else NO_HEADERS,
+        conversation=_conversation(body, client.id, session),
     )
+    asks_usage = options is not None and options.get("include_usage") is True
+    return _chat_request(body, features.stream, asks_usage, features)
 
 
-def _object(raw: bytes) -> dict[str, object]:
-    containers = raw.count(b"[") + raw.count(b"{")
-    if containers > _MOST_CONTAINERS:
+def _parsed(raw: bytes) -> dict[str, Any]:
+    if len(raw) > _MOST_CONTAINERS and _containers(raw) > _MOST_CONTAINERS:
         raise RequestError(400, "body_too_complex", f"The body has over {_MOST_CONTAINERS:,} brackets and braces.")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(400, "invalid_json", f"We could not parse the body as JSON: {error}.") from error
-    if not isinstance(body, dict):
+    if type(body) is not dict:
         raise RequestError(400, "invalid_type", "The body must be a JSON object.")
-    if containers > _DEEPEST:
+    return body
+
+
+def _containers(raw: bytes) -> int:
+    return raw.count(b"[") + raw.count(b"{")
+
+
+def _as_written(body: dict[str, Any], raw: bytes) -> dict[str, Any]:
+    """A body that can be written again as it was read; raises `RequestError` where it is nested too deeply for that."""
+    if _containers(raw) > _DEEPEST:
         try:
             orjson.dumps(body)
         except orjson.JSONEncodeError as error:
@@ -116,20 +142,25 @@ def _object(raw: bytes) -> dict[str, object]:
     return body
 
 
-class _Field(NamedTuple):
-    """What a field may be: these types, exactly, and a number within these bounds."""
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What a field may be: these types, exactly, and where it is bounded, a number from ``least`` to ``most``.
+
+    ``flat`` says that nothing in it has to be looked for any more: no value within it, and no number that is not read.
+    """
 
     told: str
     types: tuple[type, ...]
-    least: float = -inf
+    least: int | None = None
     most: float = inf
+    flat: bool = True
 
 
 _FIELDS: Mapping[str, _Field] = {
     "model": _Field("a string", (str,)),
     "messages": _Field("an array of messages", (list,)),
     "stream": _Field("a boolean", (bool,)),
-    "stream_options": _Field("an object", (dict,)),
+    "stream_options": _Field("an object", (dict,), flat=False),
     "n": _Field("an integer from 1 to 128", (int,), 1, 128),
     "max_tokens": _Field("a positive integer", (int,), 1),
     "max_completion_tokens": _Field("a positive integer", (int,), 1),
@@ -137,47 +168,57 @@ _FIELDS: Mapping[str, _Field] = {
     "top_p": _Field("a number", (int, float)),
     "seed": _Field("an integer", (int,)),
     "logprobs": _Field("a boolean", (bool,)),
-    "tools": _Field("an array", (list,)),
-    "response_format": _Field("an object", (dict,)),
-    "stop": _Field("a string or an array", (str, list)),
+    "tools": _Field("an array", (list,), flat=False),
+    "response_format": _Field("an object", (dict,), flat=False),
+    "stop": _Field("a string or an array", (str, list), flat=False),
     "user": _Field("a string", (str,)),
 }
 
 
-def _check(body: Mapping[str, object]) -> None:
-    for name in ("model", "messages"):
-        if body.get(name) is None:
-            raise _missing(name)
+def _check(body: Mapping[str, Any]) -> bool:
+    """Check a body's fields, messages by themselves aside; says whether all of them are `_Field.flat`."""
+    model, messages = body.get("model"), body.get("messages")
+    if model is None or messages is None:
+        raise _missing("model" if model is None else "messages")
+    flat = True
     for name, value in body.items():
         field = _FIELDS.get(name)
-        if field is None or value is None:
-            continue
-        bounded = type(value) not in (int, float) or field.least <= value <= field.most  # type: ignore[operator]
-        if type(value) not in field.types or not bounded:
+        if field is None:
+            flat = flat and type(value) in _FLAT
+        elif type(value) in field.types and (field.least is None or field.least <= value <= field.most):
+            flat = flat and field.flat
+        elif value is not None:
             raise _wrong_type(name, field.told, value)
-    model, messages = body["model"], body["messages"]
-    assert isinstance(model, str)
-    assert isinstance(messages, list)
     if len(model) > _LONGEST_MODEL:
         message = f"Invalid 'model': it is longer than {_LONGEST_MODEL} characters."
         raise RequestError(400, "string_above_max_length", message, "model")
     if not messages:
         raise RequestError(400, "empty_array", "Invalid 'messages': expected at least one message.", "messages")
-    parts = len(messages)
+    if len(messages) > _MOST_PARTS:
+        raise _too_many()
+    return flat
+
+
+def _check_messages(messages: Sequence[Any]) -> bool:
+    """Check each message; says whether each is a role and a text and nothing else."""
+    texts, parts = 0, len(messages)
     for index, message in enumerate(messages):
-        parts += _check_message(index, message) if parts <= _MOST_PARTS else 0
-    if parts > _MOST_PARTS:
-        message = f"Invalid 'messages': over {_MOST_PARTS:,} messages and parts of messages."
-        raise RequestError(400, "array_above_max_length", message, "messages")
+        if type(message) is not dict:
+            raise _wrong_type(f"messages[{index}]", "an object", message)
+        if type(message.get("role")) is not str:
+            raise _missing(f"messages[{index}].role")
+        content = message.get("content")
+        if type(content) is str and len(message) == 2:
+            texts += 1
+        else:
+            parts += _check_content(index, content)
+            if parts > _MOST_PARTS:
+                raise _too_many()
+    return texts == len(messages)
 
 
-def _check_message(place: int, message: object) -> int:
-    """Check a message; returns how many parts its content has."""
-    if type(message) is not dict:
-        raise _wrong_type(f"messages[{place}]", "an object", message)
-    if type(message.get("role")) is not str:
-        raise _missing(f"messages[{place}].role")
-    content = message.get("content")
+def _check_content(place: int, content: object) -> int:
+    """Check what a message says; returns how many parts it has."""
     if content is None or type(content) is str:
         return 0
     if type(content) is not list:
@@ -195,8 +236,12 @@ _JSON_TYPES = {
     bool: "a boolean",
     int: "an integer",
     float: "a number",
-    orjson.Fragment: "a number",
 }
+
+
+def _too_many() -> RequestError:
+    message = f"Invalid 'messages': over {_MOST_PARTS:,} messages and parts of messages."
+    return RequestError(400, "array_above_max_length", message, "messages")
 
 
 def _missing(field: str) -> RequestError:
@@ -210,15 +255,13 @@ def _wrong_type(field: str, expected: str, value: object) -> RequestError:
     )
 
 
-def _conversation(body: Mapping[str, object], key: str, session: str) -> str:
+def _conversation(body: Mapping[str, Any], key: str, session: str) -> str:
     """What names the conversation: the session header, else ``user``, else the system prompt with the first message.
 
     The client's key is part of it, so that two clients with the same opening never share a session.
     """
-    if session or body.get("user"):
-        opening = orjson.dumps(["named", session or body["user"]])
-    else:
-        opening = orjson.dumps(_opening(body["messages"]))  # type: ignore[arg-type]
+    named = session or body.get("user")
+    opening = orjson.dumps(["named", named] if named else _opening(body["messages"]))
     return hashlib.blake2b(key.encode() + b"\0" + opening, digest_size=12).hexdigest()
 
 
@@ -227,6 +270,6 @@ def _opening(messages: Sequence[Mapping[str, object]]) -> list[object]:
     said: list[object] = []
     for message in messages:
         said.append(message.get("content"))
-        if message.get("role") == "user":
+        if message["role"] == "user":
             return said
     return said[:1]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from router.errors import RequestError
 from router.keys import text_in
-from router.wire import ChatRequest, Client, key_id, read_chat
+from router.wire import ChatRequest, Client, key_id, read_chat, stranger
 
 json_values = st.recursive(
     st.none()
@@ -82,13 +82,34 @@ def test_unknown_fields_travel_untouched() -> None:
 NUMBERS = ("12345678901234567890123", "-9223372036854775809", "0.10", "0.30000000000000004441", "1E5", "7", "1e-400")
 
 
-@given(st.lists(st.sampled_from(NUMBERS) | st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?", fullmatch=True)))
-def test_no_number_is_altered_on_its_way(written: list[str]) -> None:
-    told = ", ".join(written)
-    raw = f'{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "x": {{"y": [{told}]}}}}'
-    sent = json.loads(orjson.dumps(read(raw.encode()).body), parse_int=Decimal, parse_float=Decimal)["x"]["y"]
-    for number, was in zip(sent, written, strict=True):
-        assert number == Decimal(was) or (float(number) == float(was) and len(was) < 17)
+PLACES = (
+    '{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "x": {0}}}',
+    '{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "stop": {0}}}',
+    '{{"model": "auto", "messages": [{{"role": "user", "content": "hi", "x": {0}}}]}}',
+    '{{"model": "auto", "messages": [{{"role": "user", "x": {0}}}]}}',
+    '{{"model": "auto", "messages": [{{"role": "user", "content": [{{"type": "text", "text": "hi", "x": {0}}}]}}]}}',
+)
+
+
+@given(
+    st.lists(st.sampled_from(NUMBERS) | st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?", fullmatch=True)),
+    st.sampled_from(PLACES),
+)
+def test_no_number_is_altered_on_its_way(written: list[str], place: str) -> None:
+    raw = place.format(f"[{', '.join(written)}]")
+    sent, was = (_numbers(json.loads(text, parse_int=Decimal, parse_float=Decimal)) for text in (_sent(raw), raw))
+    for number, told, text in zip(sent, was, written, strict=True):
+        assert number == told or (float(number) == float(told) and len(text) < 17)
+
+
+def _sent(raw: str) -> bytes:
+    return orjson.dumps(read(raw.encode()).body)
+
+
+def _numbers(value: Any) -> list[Decimal]:
+    if isinstance(value, dict | list):
+        return [number for one in (value.values() if isinstance(value, dict) else value) for number in _numbers(one)]
+    return [value] if isinstance(value, Decimal) else []
 
 
 def test_numbers_that_are_read_are_refused_or_doubles() -> None:
@@ -115,6 +136,11 @@ def test_what_the_client_asked_of_the_stream() -> None:
 def test_a_key_is_known_by_its_hash_alone(headers: dict[str, str]) -> None:
     assert known_by(headers) == f"key_{hashlib.sha256(b'sk-secret').hexdigest()[:16]}"
     assert "secret" not in known_by(headers)
+
+
+@given(st.text(max_size=300))
+def test_a_stranger_is_known_by_the_hash_of_its_key_however_long(key: str) -> None:
+    assert stranger(key) == stranger(key) == Client(key_id(key))
 
 
 def test_no_key_is_anonymous() -> None:
@@ -148,8 +174,45 @@ def test_the_system_prompt_is_part_of_the_opening() -> None:
     assert conversation(with_system) != conversation(chat("hi"))
 
 
-def test_content_nested_past_reason_is_refused() -> None:
-    nested = b"[" * 300 + b"]" * 300
-    with pytest.raises(RequestError) as raised:
-        read(b'{"model": "auto", "messages": [{"role": "user", "content": [{"type": "text", "x": ' + nested + b"}]}]}")
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_nested_past_reason_is_refused(place: str) -> None:
+    read(place.format("[" * 200 + "]" * 200).encode())
+    with pytest.raises(RequestError, match="nested too deeply") as raised:
+        read(place.format("[" * 300 + "]" * 300).encode())
     assert raised.value.status == 400
+
+
+@pytest.mark.parametrize("more", [{}, {"metadata": {"a": 1}}, {"stop": "x"}, {"x": 1}])
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([], "messages"),
+        ([{"role": "user", "content": "hi"}, "hi"], "messages[1]"),
+        ([{"content": "hi"}], "messages[0].role"),
+        ([{"role": 1, "content": "hi"}], "messages[0].role"),
+        ([{"role": "user", "content": 1}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "text", "text": "hi"}, 1]}], "messages[0].content[1]"),
+        ([{"role": "user", "content": "hi"}] * 10_001, "messages"),
+        ([{"role": "user", "content": [{}] * 5_000}] * 2, "messages"),
+    ],
+)
+def test_messages_are_checked_whatever_else_there_is(more: dict[str, Any], messages: list[Any], param: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        read({"model": "auto", "messages": messages, **more})
+    assert (raised.value.status, raised.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": None}, "model"), ({"messages": None}, "messages"), ({"model": "x" * 257}, "model"),
+        ({"n": 0}, "n"), ({"n": 129}, "n"), ({"n": True}, "n"), ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 1.5}, "max_completion_tokens"), ({"stream": 1}, "stream"), ({"stop": 1}, "stop"),
+        ({"stream_options": []}, "stream_options"), ({"temperature": "0"}, "temperature"), ({"user": 1}, "user"),
+    ],
+)  # fmt: skip
+def test_a_field_that_is_not_as_it_should_be_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        read(chat("hi", **fields))
+    assert (raised.value.status, raised.value.param) == (400, param)
+    assert read(chat("hi", **dict.fromkeys(fields.keys() - {"model", "messages"})))
