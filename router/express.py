@@ -122,24 +122,24 @@ class Express:
         """Send an answer, whole or as it comes."""
         self.response_started = True
         guard, body = self._guard, served.body
-        flow, send = guard.flow, guard.transport.write_whole
+        flow, transport = guard.flow, guard.transport
         own = b"".join([b"%b: %b\r\n" % header for header in guard.server_state.default_headers])
         close = b"" if self.keep_alive else b"connection: close\r\n"
         head = b"%b%b%b%b" % (STATUS_LINE[served.status], own, served.lines, close)
         if flow.write_paused:
             await flow.drain()
         if isinstance(body, bytes):
-            data = b"%b\r\n%b" % (head, body)
+            transport.write_whole(b"%b\r\n%b" % (head, body))
         else:
+            send = transport.write_now
             data = b"%btransfer-encoding: chunked\r\n\r\n" % head
             async for chunk in body:
                 send(b"%b%x\r\n%b\r\n" % (data, len(chunk), chunk))
                 data = b""
                 if flow.write_paused:
                     await flow.drain()
-            data += b"0\r\n\r\n"
+            send(data + b"0\r\n\r\n")
         self.response_complete = True
-        send(data)
         if not self.keep_alive:
-            guard.transport.close()
+            transport.close()
         guard.on_response_complete()

@@ -40,6 +40,12 @@ class Joined:
             return
         self._write(data)
 
+    def write_now(self, data: bytes) -> None:
+        """Send bytes now, behind what is held."""
+        if self._held:
+            self._flush()
+        self._write(data)
+
     def write_whole(self, data: bytes) -> None:
         """Send bytes, in order, with what the loop's turn sends to others; nothing need come after them."""
         if self._held:

@@ -2,7 +2,7 @@
 
 Whoever is sent something wakes, and sleeps again before the next request has been worked on: waking a core that sleeps
 costs the sender as much as the sending does. So what is ready while others have not had their turn waits for the last
-of them, as servers that answer at the end of a turn do.
+of them, as servers that answer at the end of a turn do. Streams do not wait: their first token is what is waited for.
 """
 
 from __future__ import annotations

@@ -72,21 +72,23 @@ class Client:
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
 
-    def post(self, path: str, body: bytes, on_sent: Callable[[], None] | None = None) -> Awaitable[Response]:
+    def post(
+        self, path: str, body: bytes, on_sent: Callable[[], None] | None = None, *, urgent: bool = False
+    ) -> Awaitable[Response]:
         """Send ``body``; returns when response headers are there. Raises `UpstreamError`.
 
-        ``on_sent`` is called once there is a connection.
+        ``on_sent`` is called once there is a connection. What is not ``urgent`` goes with what others send.
         """
         head = self._posts.get(path)
         if head is None:
             head = b"POST %s HTTP/1.1\r\n%scontent-length: " % (self._target(path), self._lines)
             if len(self._posts) < _PATHS_KEPT:
                 self._posts[path] = head
-        return self._exchange(b"%b%d\r\n\r\n%b" % (head, len(body), body), on_sent)
+        return self._exchange(b"%b%d\r\n\r\n%b" % (head, len(body), body), on_sent, urgent)
 
     def get(self, path: str) -> Awaitable[Response]:
         """GET a path; returns when response headers are there. Raises `UpstreamError`."""
-        return self._exchange(b"GET %s HTTP/1.1\r\n%s\r\n" % (self._target(path), self._lines))
+        return self._exchange(b"GET %s HTTP/1.1\r\n%s\r\n" % (self._target(path), self._lines), None, False)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -103,11 +105,11 @@ class Client:
             raise UpstreamError("not_found", "The path holds a character that HTTP does not allow.", status=404)
         return target.encode("ascii")
 
-    async def _exchange(self, request: bytes, on_sent: Callable[[], None] | None = None) -> Response:
+    async def _exchange(self, request: bytes, on_sent: Callable[[], None] | None, urgent: bool) -> Response:
         connection = self._reusable() or await self._connect()
         if on_sent is not None:
             on_sent()
-        incoming = connection.send(request)
+        incoming = connection.send(request, urgent=urgent)
         try:
             await incoming.head()
         except Gone:

@@ -134,13 +134,17 @@ class Connection(asyncio.Protocol):
         """Whether a request can be sent."""
         return not self._over and self._transport is not None and not self._transport.is_closing()
 
-    def send(self, request: bytes) -> Incoming:
-        """Send a request, with what the loop's turn sends to others; what comes back arrives in the `Incoming`."""
+    def send(self, request: bytes, *, urgent: bool) -> Incoming:
+        """Send a request, with what the loop's turn sends to others unless ``urgent``; what comes back arrives in the
+        `Incoming`."""
         assert self._transport is not None
         self._incoming = Incoming(self)
         self._headers, self._head_size, self._named = {}, 0, 0
         self._unsent = request
-        OUTBOX.post(self._send, self.loop)
+        if urgent:
+            self._send()
+        else:
+            OUTBOX.post(self._send, self.loop)
         return self._incoming
 
     def _send(self) -> None:

@@ -44,7 +44,7 @@ class OpenAI:
     async def send(self, call: Call) -> Reply:
         """Make the call. Raises `UpstreamError` for anything but a 200."""
         body = orjson.dumps(patched(call, self.config.model))
-        response = await self._client.post(call.path, body, call.on_sent)
+        response = await self._client.post(call.path, body, call.on_sent, urgent=call.stream)
         if response.status == 200:
             return response
         try:

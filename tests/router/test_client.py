@@ -309,7 +309,7 @@ def test_any_bytes_end_in_a_body_or_an_error(data: bytes, cuts: list[int]) -> No
         connection = Connection(kept.append, lambda lost: None)
         pipe = Pipe()
         connection.connection_made(pipe)
-        incoming: Incoming = connection.send(b"GET / HTTP/1.1\r\n\r\n")
+        incoming: Incoming = connection.send(b"GET / HTTP/1.1\r\n\r\n", urgent=True)
         start = 0
         for cut in [*cuts, len(data)]:
             if not pipe.aborted:
@@ -349,7 +349,7 @@ def test_what_is_known_of_a_head_changes_nothing_of_any_answer(said: list[bytes]
             if pipe.closed:
                 break
             if answer is None or answer.done():
-                answer = asyncio.create_task(read(connection.send(b"")))
+                answer = asyncio.create_task(read(connection.send(b"", urgent=False)))
             connection.data_received(piece)
             await settled()
             told.append((connection.open, answer.done() and answer.result()))
