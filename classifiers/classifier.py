@@ -9,7 +9,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from math import hypot, tanh
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from classifiers.ngrams import ngrams
 from classifiers.scorer import Prediction, Scorer
 from classifiers.targets import SMALL, Mapped, Source, enough_beside, map_targets
 from classifiers.targets import Target as Target
+from policies.frozen import maker
 from policies.values import DOMAINS, Features, Look, Signals, Success
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ READ_AGAIN = 2
 """Cores of a prompt that the full look reads: those that demand least at the first look."""
 
 _NO_DOMAINS: Mapping[str, Sequence[str]] = {}
+_success, _signals = maker(Success), maker(Signals)
 
 
 class Classifier:
@@ -66,12 +68,14 @@ class Classifier:
             if encoder is not None:
                 _check_space(artifact, look, encoder.name)
                 self._encoders[look] = encoder  # type: ignore[index]
-        self._mapped: Mapped = map_targets(targets, artifact.models, artifact.about)
-        self._pull = np.abs(self._mapped.weights)
-        self._enough = {
-            look: enough_beside(self._mapped, heads.enough, baseline) for look, heads in artifact.heads.items()
+        mapped = map_targets(targets, artifact.models, artifact.about)
+        counts = np.any(mapped.weights != 0.0, axis=0) | (np.array(artifact.models) == SMALL)
+        self._models = np.flatnonzero(counts).tolist()
+        self._small = self._models.index(artifact.models.index(SMALL)) if SMALL in artifact.models else None
+        self._asked = {
+            look: _asked(mapped, self._models, enough_beside(mapped, heads.enough, baseline))
+            for look, heads in artifact.heads.items()
         }
-        self._small = artifact.models.index(SMALL) if SMALL in artifact.models else None
         self._custom = {look: CustomDomains(domains, e) for look, e in self._encoders.items()} if domains else {}
         self._scorers: dict[Look, Scorer] = {}
         self._cache: OrderedDict[bytes, Signals] = OrderedDict()
@@ -184,18 +188,18 @@ class Classifier:
         prediction = self._scorer(look).score(vector, lexical(features), ngrams(text))
         if (trust := _trust(features)) < 1.0:
             prediction = _temper(prediction, trust)
-        probabilities = dict(zip(DOMAINS, prediction.domains.tolist(), strict=True))
+        probabilities = dict(zip(DOMAINS, prediction.domains, strict=True))
         if look in self._custom:
             mine = self._custom[look].probabilities(vector)
             rest = 1.0 - max(mine.values())
             total = sum(mine.values())
             probabilities = {k: p * rest for k, p in probabilities.items()}
             probabilities |= {k: p / total * (1.0 - rest) if total else 0.0 for k, p in mine.items()}
-        return Signals(
+        return _signals(
             domain=max(probabilities, key=probabilities.__getitem__),
             domain_probs=probabilities,
-            complexity=None if self._small is None else _probability(-float(prediction.logits[self._small])),
-            success=self._success(prediction, look),
+            complexity=None if self._small is None else _probability(-prediction.logits[self._small]),
+            success={asked.tier: asked.success(prediction) for asked in self._asked[look]},
             ood=prediction.far,
             look=look,
             artifact=self.artifact.id,
@@ -204,28 +208,40 @@ class Classifier:
 
     def _scorer(self, look: Look) -> Scorer:
         if look not in self._scorers:
-            self._scorers[look] = Scorer(self.artifact.heads, look)
+            self._scorers[look] = Scorer(self.artifact.heads, look, self._models)
         return self._scorers[look]
 
-    def _success(self, prediction: Prediction, look: Look) -> Mapping[str, Success]:
-        """Each target's success; errors within one target's mixture of models are taken as one error."""
-        to = self._mapped
-        logits = (to.weights @ prediction.logits + to.offsets).tolist()
-        shared = (to.weights @ prediction.shared).tolist()
-        own = np.hypot(self._pull @ prediction.errors, to.doubt).tolist()
-        return {
-            tier: _success(logit, part, rest, source, enough)
-            for tier, logit, part, rest, source, enough in zip(
-                to.tiers, logits, shared, own, to.sources, self._enough[look], strict=True
-            )
-        }
+
+class _Asked(NamedTuple):
+    """A target in terms of the models that are asked about: the share of each, by its place among them."""
+
+    tier: str
+    shares: tuple[tuple[int, float], ...]
+    offset: float
+    doubt: float
+    source: Source
+    enough: tuple[float, ...]
+
+    def success(self, prediction: Prediction) -> Success:
+        """The success predicted of it; errors within a mixture of models are taken as one error."""
+        logit, shared, own = self.offset, 0.0, 0.0
+        for model, share in self.shares:
+            logit += share * prediction.logits[model]
+            shared += share * prediction.shared[model]
+            own += abs(share) * prediction.errors[model]
+        total = hypot(shared, own, self.doubt)
+        error = (_probability(logit + total) - _probability(logit - total)) / 2  # as `heads.probability_error` has it
+        return _success(_probability(logit), error, self.source, error * shared / total, self.enough)
 
 
-def _success(logit: float, shared: float, own: float, source: Source, enough: tuple[float, ...]) -> Success:
-    """Success with its standard error, as `heads.probability_error` has it, and the part of it that is shared."""
-    total = hypot(shared, own)
-    error = (_probability(logit + total) - _probability(logit - total)) / 2
-    return Success(_probability(logit), error, source, error * shared / total, enough)
+def _asked(mapped: Mapped, models: Sequence[int], enough: Sequence[tuple[float, ...]]) -> list[_Asked]:
+    shares = [
+        tuple((place, share) for place, share in enumerate(row) if share) for row in mapped.weights[:, models].tolist()
+    ]
+    rows = zip(
+        mapped.tiers, shares, mapped.offsets.tolist(), mapped.doubt.tolist(), mapped.sources, enough, strict=True
+    )
+    return [_Asked(*row) for row in rows]
 
 
 def _probability(logit: float) -> float:
@@ -258,8 +274,8 @@ def _trust(features: Features) -> float:
 
 def _temper(prediction: Prediction, trust: float) -> Prediction:
     """Draw logits to even odds, and widen what is shared of their errors, where the encoder is not to be believed."""
-    shared = np.hypot(prediction.shared, 1.5 * (1.0 - trust))
-    return replace(prediction, logits=prediction.logits * trust, shared=shared)
+    logits = [logit * trust for logit in prediction.logits]
+    return replace(prediction, logits=logits, shared=[hypot(one, 1.5 * (1.0 - trust)) for one in prediction.shared])
 
 
 def _check_space(artifact: Artifact, look: str, name: str) -> None:

@@ -393,7 +393,7 @@ def domain_report(artifact: Artifact, look: str, table: Table, bootstrap: int = 
         return None
     truth = np.array([DOMAINS.index(table.domains[i]) for i in rows])
     found = predict_table(artifact, look, table, rows)
-    guess = np.array([prediction.domains.argmax() for prediction in found])
+    guess = np.array([np.argmax(prediction.domains) for prediction in found])
     right = (guess == truth).astype(np.float32)
     confusion: dict[str, dict[str, int]] = {DOMAINS[i]: {} for i in np.unique(truth)}
     for i, j in zip(truth, guess, strict=True):

@@ -94,12 +94,13 @@ def design(look: str, vectors: Array, facts: Array) -> Array:
 FREE_SCALE = 3.0
 """How much easier than the common weights the free-form ones are to move."""
 
-_OPTIONS = LEXICAL.index("options")
+OPTIONS = LEXICAL.index("options")
+"""Where the facts say how many options there are to choose from."""
 
 
 def free_form(facts: Array) -> Array:
     """1 where a prompt (n, lexical facts) has no options to choose from, else 0 (n,)."""
-    return np.asarray(facts[:, _OPTIONS] <= 0.0, np.float32)
+    return np.asarray(facts[:, OPTIONS] <= 0.0, np.float32)
 
 
 def tree_input(vectors: Array, facts: Array, projection: Array) -> Array:
@@ -112,7 +113,7 @@ def tree_logits(x: Array, features: NDArray[np.int32], thresholds: Array, leaves
     trees, inner = features.shape
     if not trees:
         return np.zeros((len(x), leaves.shape[1]), np.float32)
-    nodes, limits, (roots, left) = features.ravel(), thresholds.ravel(), _layout(trees, inner)
+    nodes, limits, (roots, left) = features.ravel(), thresholds.ravel(), layout(trees, inner)
     out = np.empty((len(x), leaves.shape[1]), np.float32)
     for start in range(0, len(x), _TREE_ROWS):
         part = x[start : start + _TREE_ROWS]
@@ -126,7 +127,7 @@ def tree_logits(x: Array, features: NDArray[np.int32], thresholds: Array, leaves
 
 
 @cache
-def _layout(trees: int, inner: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def layout(trees: int, inner: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where each tree's root stands among all inner nodes, and what is below each of them on the left: another inner
     node, or a leaf, by its place among all leaves. On the right is the next one."""
     node, tree = np.arange(inner), np.arange(trees)[:, None]

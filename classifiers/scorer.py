@@ -1,112 +1,192 @@
 """One look's heads made ready to answer for one prompt after another.
 
 Training works on many rows by the formulas of `classifiers.heads`. Here, what can be known from the weights alone is
-worked out beforehand, so that a prompt takes a few products of small matrices with one vector.
+worked out beforehand, so that a prompt takes a few products of small matrices with one vector. What is left for each
+model that is asked about is a handful of numbers, for which plain ones are sooner than arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from math import sqrt
+from itertools import accumulate
+from math import exp, sqrt
 
 import numpy as np
 
 from classifiers.heads import (
     FACT_SCALE,
     FREE_SCALE,
+    KNOWN,
+    MORE_PLAIN,
     NEARNESS,
     NGRAM_DOMAINS,
+    OPTIONS,
+    PLAIN,
+    TREE_DEPTH,
     Array,
     Grams,
     Heads,
-    blend,
-    combine,
-    combine_lexical,
-    familiarity,
-    free_form,
-    softmax,
-    tree_logits,
+    layout,
 )
 from classifiers.lexical import LEXICAL
+from policies.frozen import quick
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Logits (models,) of one prompt, its domain probabilities (domains,), and whether it is out of distribution.
+    """Logits of one prompt for each model asked about, its domains' probabilities, and whether it is out of
+    distribution.
 
-    ``errors`` and ``shared`` (models,) are the logits' standard errors: the model's own, and the one that moves with
-    every other model's.
+    ``errors`` and ``shared`` are the logits' standard errors: the model's own, and the one that moves with every other
+    model's.
     """
 
-    logits: Array
-    errors: Array
-    shared: Array
-    domains: Array
+    logits: Sequence[float]
+    errors: Sequence[float]
+    shared: Sequence[float]
+    domains: Sequence[float]
     far: bool
 
 
 class Scorer:
     """What one look says of a prompt."""
 
-    def __init__(self, looks: Mapping[str, Heads], look: str) -> None:
-        """Make the heads of ``look`` ready; every look has its n-grams and plain head from the lexical one."""
+    def __init__(self, looks: Mapping[str, Heads], look: str, models: Sequence[int] | None = None) -> None:
+        """Make the heads of ``look`` ready; every look has its n-grams and plain head from the lexical one.
+
+        ``models`` are those to answer for, by their places in the heads' columns: all unless said.
+        """
         heads, lexical = looks[look], looks["lexical"]
-        self._look, self._heads, self._table = look, heads, lexical.table
-        self._width = width = len(heads.projection)
-        projection = np.zeros((width + len(LEXICAL) + 1, heads.projection.shape[1]), np.float32)
-        projection[:width] = heads.projection
-        self._weights = {}
-        for free in (0.0, 1.0):
-            parts = [
-                folded(heads.weights, look, width, free),
-                folded(lexical.weights, "lexical", width, free),
-                folded(lexical.plain, "lexical", width, free),
-                folded(heads.spread, look, width, free),
-                projection,
-            ]
-            self._weights[free] = np.ascontiguousarray(np.concatenate(parts, axis=1))
-        self._spans = list(pairwise(accumulate((part.shape[1] for part in parts), initial=0)))
+        self._models = list(range(len(heads.scale)) if models is None else models)
+        self._bare, self._width = look == "lexical", len(heads.projection)
+        self._share = 1.0 if self._bare else NGRAM_DOMAINS
+        self._table, self._first_domain = lexical.table, len(heads.scale)
+        self._weights = tuple(self._product(heads, lexical, look, free) for free in (0.0, 1.0))
+        self._trees = _Trees(heads, self._models, self._width)
+        self._centroids = heads.centroids * np.float32(NEARNESS)
+        ones = np.ones((len(heads.means), 1), np.float32)
+        self._means = np.concatenate([heads.means[:, self._models], ones], axis=1)
+        self._fact_scale = FACT_SCALE[look] ** 2
         self._places = heads.places.copy()
-        self._places[:, width:] *= FACT_SCALE[look]
+        self._places[:, self._width :] *= FACT_SCALE[look]
+        self._reach = heads.reach.tolist()
+        self._scale, self._shift = heads.scale[self._models].tolist(), heads.shift[self._models].tolist()
+        self._noise, self._shared = (_line(ends[:, self._models]) for ends in (heads.noise, heads.shared))
+
+    def _product(self, heads: Heads, lexical: Heads, look: str, free: float) -> Array:
+        """The matrix that takes (vector, facts, 1) to all that is linear in it: for each model what the n-gram head's
+        facts and the linear head come to, and the plain head; domains; the variance's factor; the trees' components."""
+        width, models, domains = self._width, self._models, slice(self._first_domain, None)
+        own, words, plain, spread = (
+            folded(weights, of, width, free)
+            for weights, of in (
+                (heads.weights, look),
+                (lexical.weights, "lexical"),
+                (lexical.plain, "lexical"),
+                (heads.spread, look),
+            )
+        )
+        steady, topics = words[:, models], words[:, domains]
+        if not self._bare:
+            steady = steady + (1.0 + free) * own[:, models]
+            topics = self._share * topics + (1.0 - self._share) * own[:, domains]
+        components = np.zeros((width + len(LEXICAL) + 1, heads.projection.shape[1]))
+        components[:width] = heads.projection
+        parts = (steady, plain[:, models], topics, spread, components)
+        self._ends = list(accumulate(part.shape[1] for part in parts))
+        return np.ascontiguousarray(np.concatenate(parts, axis=1), np.float32)
 
     def score(self, vector: Array, facts: Array, grams: Grams) -> Prediction:
         """Answer for a prompt with this vector (d,), these lexical facts, and these n-grams."""
-        heads, width = self._heads, self._width
-        x = np.empty(width + len(LEXICAL) + 1, np.float32)
-        x[:width], x[width:-1], x[-1] = vector, facts, 1.0
-        free = float(free_form(facts[None])[0])
-        found = x @ self._weights[free]
-        own, words, plain, spread, projected = (found[start:end] for start, end in self._spans)
+        width, read = self._width, self._width + len(LEXICAL)
+        x = np.empty(self._trees.inputs, np.float32)
+        x[:width], x[width:read], x[read] = vector, facts, 1.0
+        free = bool(facts[OPTIONS] <= 0.0)
+        found = x[: read + 1] @ self._weights[free]
+        _, plain, domains, spread, _ = self._ends
+        x[read + 1 :] = found[spread:]
+        variance = float(found[domains:spread] @ found[domains:spread])
+        linear = found[:domains].tolist()
         indices, values = grams
-        words = words + values @ self._table.take(indices, axis=0)
-        trees = np.concatenate((projected, facts))[None]
-        grown = tree_logits(trees, heads.features, heads.thresholds, heads.leaves)[0]
-        models = len(heads.scale)
-        nearest = self._closeness(x)
-        familiar = float(familiarity(nearest, heads.reach))
-        if self._look == "lexical":
-            logits, domains = combine_lexical(words[:models], grown, plain), words[models:]
-        else:
-            near = softmax(np.float32(NEARNESS) * (heads.centroids @ x[:width])) @ heads.means
-            logits = combine(words[:models], grown, own[:models], near, plain, familiar, free)
-            domains = NGRAM_DOMAINS * words[models:] + (1.0 - NGRAM_DOMAINS) * own[models:]
+        words = (values @ self._table.take(indices, axis=0, mode="clip")).tolist()
+        nearest = self._closeness(x, read)
+        low, high = self._reach[1:]
+        familiar = min(1.0, max(0.0, (nearest - low) / max(high - low, 1e-6)))
+        grown = self._trees.logits(x)
+        logits = self._combined(linear, words, grown, x, familiar, free)
+        share, topics = self._share, zip(linear[plain:], words[self._first_domain :], strict=True)
         return Prediction(
-            logits=logits * heads.scale + heads.shift,
-            errors=np.sqrt(spread @ spread + np.square(blend(familiar, heads.noise))),
-            shared=blend(familiar, heads.shared),
-            domains=softmax(domains),
-            far=bool(nearest < heads.reach[0]),
+            logits,
+            [sqrt(variance + (unseen + familiar * change) ** 2) for unseen, change in self._noise],
+            [unseen + familiar * change for unseen, change in self._shared],
+            softmax([own + share * word for own, word in topics]),
+            nearest < self._reach[0],
         )
 
-    def _closeness(self, x: Array) -> float:
+    def _combined(
+        self, linear: list[float], words: list[float], grown: list[float], x: Array, familiar: float, free: bool
+    ) -> list[float]:
+        """Calibrated logits from the members', as `heads.combine` and `heads.combine_lexical` have them."""
+        count = len(self._models)
+        steady = [own + words[model] for own, model in zip(linear, self._models, strict=False)]
+        plain = linear[count : 2 * count]
+        if self._bare:
+            total = [sum(members) / 3.0 for members in zip(steady, grown, plain, strict=True)]
+        else:
+            strange = max(1.0 - familiar / KNOWN, 0.0)
+            facts = PLAIN + MORE_PLAIN * strange if free else PLAIN
+            near = np.exp(self._centroids @ x[: self._width]) @ self._means
+            *near, weights = near.tolist()
+            most, all_told = (1.0 - strange) / weights, (6.0 if free else 5.0) + facts - strange
+            total = [
+                (own + 2.0 * leaf + most * cluster + facts * fact) / all_told
+                for own, leaf, cluster, fact in zip(steady, grown, near, plain, strict=True)
+            ]
+        return [z * scale + shift for z, scale, shift in zip(total, self._scale, self._shift, strict=True)]
+
+    def _closeness(self, x: Array, read: int) -> float:
         """The cosine of a prompt to the nearest place, as `heads.closeness` has it."""
         if not len(self._places):
             return 1.0
-        vector, facts = x[: self._width], x[self._width : -1]
-        length = sqrt(vector @ vector + FACT_SCALE[self._look] ** 2 * (facts @ facts))
-        return float((self._places @ x[:-1]).max()) / max(length, 1e-9)
+        vector, facts = x[: self._width], x[self._width : read]
+        length = sqrt(vector @ vector + self._fact_scale * (facts @ facts))
+        return float(np.maximum.reduce(self._places @ x[:read])) / max(length, 1e-9)
+
+
+class _Trees:
+    """A look's trees, which read (vector, facts, 1, components of the vector)."""
+
+    def __init__(self, heads: Heads, models: Sequence[int], width: int) -> None:
+        components, before = heads.projection.shape[1], width + len(LEXICAL) + 1
+        read = heads.features.ravel().astype(np.int64)
+        self._nodes = np.where(read < components, before + read, width + read - components)
+        self._limits, (self._roots, self._left) = heads.thresholds.ravel(), layout(*heads.features.shape)
+        self._leaves = np.ascontiguousarray(heads.leaves[:, models])
+        self.inputs = before + components
+
+    def logits(self, x: Array) -> list[float]:
+        """As `heads.tree_logits` has them, of one prompt."""
+        below = (x.take(self._nodes) > self._limits) + self._left
+        at = self._roots
+        for _ in range(TREE_DEPTH):
+            at = below.take(at)
+        return np.add.reduce(self._leaves.take(at, axis=0), axis=0).tolist()  # type: ignore[no-any-return]
+
+
+def _line(ends: Array) -> list[tuple[float, float]]:
+    """For each model what `heads.blend` is where nothing is familiar, and by how much it changes where all is."""
+    unseen, seen = ends.tolist()
+    return [(start, end - start) for start, end in zip(unseen, seen, strict=True)]
+
+
+def softmax(z: Sequence[float]) -> list[float]:
+    """Softmax of a few numbers."""
+    most = max(z)
+    e = [exp(one - most) for one in z]
+    total = sum(e)
+    return [one / total for one in e]
 
 
 def folded(weights: Array, look: str, width: int, free: float) -> Array:

@@ -69,3 +69,17 @@ def test_one_prompt_is_answered_as_many_rows_are(looks: dict[str, Heads], look: 
             np.testing.assert_allclose(getattr(found, part), getattr(expected, part)[row], rtol=1e-4, atol=1e-5)
         assert found.far is bool(expected.far[row])  # type: ignore[index]
     assert look == "lexical" or set(expected.far.tolist()) == {True, False}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("look", ["lexical", "static", "full"])
+def test_some_models_are_answered_for_as_all_are(looks: dict[str, Heads], look: str) -> None:
+    vector = np.zeros(len(looks[look].projection), np.float32)
+    vector[:1] = 1.0
+    some, every = Scorer(looks, look, [10, 2, 11]), Scorer(looks, look)
+    for text in TEXTS:
+        given = vector, lexical(from_text(text)), ngrams(text)
+        found, whole = some.score(*given), every.score(*given)
+        for part in ("logits", "errors", "shared"):
+            wanted = [getattr(whole, part)[model] for model in (10, 2, 11)]
+            np.testing.assert_allclose(getattr(found, part), wanted, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found.domains, whole.domains, rtol=1e-5, atol=1e-7)
