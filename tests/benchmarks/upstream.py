@@ -2,7 +2,8 @@
 
 It speaks just enough HTTP/1.1 and OpenAI to be called by any router, and costs so little that it is not what is
 measured: an answer of about 1 KB, or a stream of 100 chunks of which each goes out in a turn of the event loop of its
-own, so that they arrive as a model's would and not in one piece.
+own, so that they arrive as a model's would and not in one piece. For the user ``paused`` the first content is followed
+by a pause, as it is from a model: otherwise who waits for it, on the same core, waits for the rest to be sent as well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _FRAME = {"id": "chatcmpl-bench", "created": 1700000000, "model": MODEL, "system
 _USAGE = {"prompt_tokens": 230, "completion_tokens": 100, "total_tokens": 330}
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": ?true')
+_PAUSED = re.compile(rb'"user": ?"paused"')
+_PAUSE = 1e-3
+"""Seconds."""
 
 
 def _whole() -> bytes:
@@ -84,15 +88,27 @@ class Server(asyncio.Protocol):
         if not request.startswith(b"POST"):
             self._transport.write(_HEALTHY)
         elif _STREAM.search(request, head):
-            self._send(iter(_STREAMED))
+            pieces = iter(_STREAMED)
+            self._send(pieces)
+            pause = _PAUSE if _PAUSED.search(request, head) else 0.0
+            asyncio.get_running_loop().call_soon(self._send_on, pieces, pause)
         else:
             self._transport.write(_ANSWER)
 
-    def _send(self, pieces: Iterator[bytes]) -> None:
+    def _send_on(self, pieces: Iterator[bytes], pause: float = 0.0) -> None:
+        loop = asyncio.get_running_loop()
+        if self._send(pieces):
+            if pause:
+                loop.call_later(pause, self._send_on, pieces)
+            else:
+                loop.call_soon(self._send_on, pieces)
+
+    def _send(self, pieces: Iterator[bytes]) -> bool:
         piece = next(pieces, None)
-        if piece is not None and not self._transport.is_closing():
-            self._transport.write(piece)
-            asyncio.get_running_loop().call_soon(self._send, pieces)
+        if piece is None or self._transport.is_closing():
+            return False
+        self._transport.write(piece)
+        return True
 
 
 async def serve(port: int) -> None:
