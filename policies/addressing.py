@@ -54,12 +54,12 @@ def models(policy: Policy, allowed: Collection[str] | None = None) -> list[str]:
 
 
 def targets(policy: Policy) -> dict[str, Target | Refusal]:
-    """What each of the `models` asks for."""
+    """What each of the `models` asks for, and who names none."""
     plain: dict[str, Target | Refusal] = {
         backend.name: Target("backend", backend.name) for _, backend in backends(policy)
     }
     others = (name for name in models(policy) if name not in plain or name == "auto" or name in policy.aliases)
-    return plain | {name: resolve(policy, name) for name in others}
+    return plain | {name: resolve(policy, name) for name in ("", *others)}
 
 
 def _has_allowed(policy: Policy, model: str, allowed: Collection[str]) -> bool:

@@ -7,8 +7,10 @@ randomized load balancing"), and costs the same however many there are. Who was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
+from policies.money import Price
 from policies.schema import Backend, Policy
 
 LOOKED_AT = 16
@@ -39,9 +41,11 @@ def share(groups: Alike) -> int:
     return max(2, LOOKED_AT // len(groups))
 
 
-def of_each_price(backends: Sequence[Backend], prices: Mapping[str, object]) -> tuple[Backend, ...]:
-    """One backend of each price and output cap: what a tier's cost is estimated by."""
-    first: dict[tuple[str, int | None], Backend] = {}
-    for backend in backends:
-        first.setdefault((repr(prices[backend.name]), backend.max_output_tokens), backend)
-    return tuple(first.values())
+Tariff: TypeAlias = tuple[Price | None, int | None]
+"""What a backend's cost is estimated by: its price, and the most tokens that it answers with."""
+
+
+def tariffs(backends: Iterable[Backend], prices: Mapping[str, Price | None]) -> tuple[Tariff, ...]:
+    """The tariffs of some backends, each once: one stands for all that have it."""
+    found = ((prices[backend.name], backend.max_output_tokens) for backend in backends)
+    return tuple({repr(tariff): tariff for tariff in found}.values())

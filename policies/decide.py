@@ -17,9 +17,9 @@ from policies.conditions import Facts
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal
 from policies.frozen import maker, quick
-from policies.objective import choose, cost_order, doubt, floor
+from policies.objective import choose, cost_order, doubt, expected_output_tokens, floor
 from policies.problems import listing
-from policies.schema import Backend, Objective, Policy, Rule
+from policies.schema import Backend, Objective, Policy
 from policies.session import hold
 from policies.values import Decision, Estimate, Features, Plan, Refusal, Signals, Step, Success, View
 
@@ -99,18 +99,17 @@ def _as_planned(loaded: Loaded, features: Features, signals: Signals | None, vie
     plan = loaded.plans[name] if name in loaded.plans else _plan_for(loaded, name)
     if plan is None:
         return None
-    matched: list[Rule] = []
+    matched: tuple[str, ...] = ()
     if loaded.policy.rules:
         judged = judge_rules(loaded.policy, Facts(features, None, view.now))
-        matched = [rule for rule, verdict in judged if verdict.holds]
-        if any(rule.exclude is not None for rule in matched):
+        holding = [rule for rule, verdict in judged if verdict.holds]
+        if any(rule.exclude is not None for rule in holding):
             return None
-    estimates = []
-    for tier, priced in loaded.priced.items():
-        estimates.append(_estimate(tier, None, dearest(loaded.prices, priced, features, None)))
-    return _decision(
-        plan.steps, plan.reasons, loaded.hash, estimates=tuple(estimates), rules=tuple([rule.name for rule in matched])
-    )
+        matched = tuple([rule.name for rule in holding])
+    output_tokens, estimates = expected_output_tokens(features, None), []
+    for tier, tariffs in loaded.tariffs.items():
+        estimates.append(_estimate(tier, None, dearest(tariffs, features, output_tokens)))
+    return _decision(plan.steps, plan.reasons, loaded.hash, 1.0, tuple(estimates), matched)
 
 
 def _plan_for(loaded: Loaded, model: str) -> Plan | None:

@@ -18,12 +18,13 @@ from pydantic import SecretStr, ValidationError
 from policies.addressing import Target, resolve, targets
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
-from policies.crowds import of_each_price
+from policies.conditions import When
+from policies.crowds import Tariff, tariffs
 from policies.eligibility import Open
 from policies.money import Price, price_of
 from policies.problems import PolicyErrors, Problem, hint
 from policies.references import reference_problems
-from policies.schema import Backend, Policy
+from policies.schema import Policy
 from policies.source import Path, Source, read
 from policies.values import Plan, Refusal
 
@@ -44,12 +45,18 @@ class Loaded:
     source: Source = field(repr=False)
     prices: Mapping[str, Price | None] = field(init=False, repr=False, compare=False)
     """Each backend's price by its name, worked out once."""
-    priced: Mapping[str, Sequence[Backend]] = field(init=False, repr=False, compare=False)
-    """By tier, the backends that its cost is estimated by: one of each price."""
+    tariffs: Mapping[str, Sequence[Tariff]] = field(init=False, repr=False, compare=False)
+    """By tier, what its cost is estimated by."""
     told_apart: frozenset[str] = field(init=False, repr=False, compare=False)
     """The tiers some of whose backends answer differently well from others."""
+    weighs: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The model names under which signals may choose: those that leave it to the policy, and tiers told apart."""
     asks_complexity: bool = field(init=False, repr=False, compare=False)
     """Whether a rule or a budget asks how complex a request is."""
+    asking: tuple[When, ...] = field(init=False, repr=False, compare=False)
+    """The conditions under which a backend is excluded, of those that ask about signals."""
+    budgets_ask: bool = field(init=False, repr=False, compare=False)
+    """Whether a budget asks about signals."""
     open: Open = field(init=False, repr=False, compare=False)
     plans: dict[str, Plan | None] = field(init=False, repr=False, compare=False)
     """What `policies.decide` has found to hold for every request of a model name that nothing stands in the way of."""
@@ -61,13 +68,21 @@ class Loaded:
         tiers = self.policy.tiers.values()
         prices = {backend.name: price_of(backend) for tier in tiers for backend in tier.backends}
         object.__setattr__(self, "prices", prices)
-        priced = {name: of_each_price(tier.backends, prices) for name, tier in self.policy.tiers.items()}
-        object.__setattr__(self, "priced", priced)
+        by_tier = {name: tariffs(tier.backends, prices) for name, tier in self.policy.tiers.items()}
+        object.__setattr__(self, "tariffs", by_tier)
         apart = frozenset(name for name, tier in self.policy.tiers.items() if tier.told_apart)
         object.__setattr__(self, "told_apart", apart)
         whens = [*(rule.when for rule in self.policy.rules), *(budget.when for budget in self.policy.budgets)]
         object.__setattr__(self, "asks_complexity", any("complexity" in when.signals for when in whens))
+        excluding = (rule.when for rule in self.policy.rules if rule.exclude is not None)
+        object.__setattr__(self, "asking", tuple(when for when in excluding if when.signals))
+        object.__setattr__(self, "budgets_ask", any(budget.when.signals for budget in self.policy.budgets))
         object.__setattr__(self, "_targets", targets(self.policy))
+        weighs = (name for name, target in self._targets.items() if isinstance(target, Target) and self._weighs(target))
+        object.__setattr__(self, "weighs", frozenset(weighs))
+
+    def _weighs(self, target: Target) -> bool:
+        return target.kind == "auto" or (target.kind == "tier" and target.name in self.told_apart)
 
     def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:
         """What a request's ``model`` asks for (see `policies.addressing.resolve`), worked out once for each name."""

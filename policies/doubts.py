@@ -35,19 +35,15 @@ def needs_signals(loaded: Loaded, features: Features) -> bool:
     A rule that sends the request to a tier settles it; should nothing of that tier be able to serve in the end, the
     decision leans to the baseline without signals.
     """
-    policy, target = loaded.policy, loaded.target(features.model)
+    if features.model not in loaded.weighs and not loaded.asking and not loaded.budgets_ask:
+        return False
+    target = loaded.target(features.model)
     if isinstance(target, Refusal):
         return False
     facts = Facts(features)
-    if target.kind == "auto":
-        if _left_open(loaded, facts):
-            return True
-    elif target.kind == "tier" and target.name in loaded.told_apart:
+    if features.model in loaded.weighs and (target.kind == "tier" or _left_open(loaded, facts)):
         return True
-    excluding = [rule.when for rule in policy.rules if rule.exclude is not None and rule.when.signals]
-    return any(when.match(facts).holds is None for when in excluding) or any(
-        budget.when.signals for budget in policy.budgets
-    )
+    return loaded.budgets_ask or any(when.match(facts).holds is None for when in loaded.asking)
 
 
 def _left_open(loaded: Loaded, facts: Facts) -> bool:

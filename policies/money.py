@@ -17,6 +17,7 @@ from policies.values import Usage
 
 NANOS_PER_USD: Final = 1_000_000_000
 _MTOK = Decimal(1_000_000)
+_NANO = Decimal("1E-9")
 _KINDS = (
     "input", "output", "cached_input", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output",
     "image_input", "image_output",
@@ -65,14 +66,17 @@ class TokenRates:
 
     def plain(self, input_tokens: int, output_tokens: int) -> Decimal:
         """Dollars for tokens of no special kind."""
+        if self.nanos is not None:
+            per_input, per_output, once = self.nanos
+            return (per_input * input_tokens + per_output * output_tokens + once) * _NANO
         return self.input * input_tokens + self.output * output_tokens + self.request
 
     def plain_nanos(self, input_tokens: int, output_tokens: int) -> int:
         """The same in nano-dollars."""
-        if self.nanos is None:
-            return nanos(self.plain(input_tokens, output_tokens))
-        per_input, per_output, once = self.nanos
-        return per_input * input_tokens + per_output * output_tokens + once
+        if self.nanos is not None:
+            per_input, per_output, once = self.nanos
+            return per_input * input_tokens + per_output * output_tokens + once
+        return nanos(self.plain(input_tokens, output_tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +195,9 @@ def _gpu_cost(output_tokens: int, rates: GpuRates) -> Decimal:
 
 def expected_cost(price: Price | None, input_tokens: int, output_tokens: int) -> Decimal | Unpriced:
     """Dollars that a call would cost, before the fact."""
-    match price:
-        case TokenRates():
-            return price.of("", input_tokens).plain(input_tokens, output_tokens)
-        case GpuRates():
-            return _gpu_cost(output_tokens, price)
-    return UNPRICED
+    if isinstance(price, TokenRates):
+        return (price.of("", input_tokens) if price.above else price).plain(input_tokens, output_tokens)
+    return UNPRICED if price is None else _gpu_cost(output_tokens, price)
 
 
 def nanos(usd: Decimal) -> int:

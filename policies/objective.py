@@ -82,13 +82,13 @@ class Choice:
     utilities: Mapping[str, float]
 
 
-def expected_output_tokens(features: Features, signals: Signals | None, cap: int | None = None) -> int:
-    """Guess the answer's length in tokens: typical of its domain, within the request's and the backend's caps."""
+def expected_output_tokens(features: Features, signals: Signals | None) -> int:
+    """Guess an answer's length in tokens: typical of its domain, within the request's cap, for each of its choices."""
     output = TYPICAL_OUTPUT.get(signals.domain, TYPICAL_OUTPUT_OTHERWISE) if signals else TYPICAL_OUTPUT_OTHERWISE
-    for limit in (features.max_output_tokens, cap):
-        if limit is not None and limit < output:
-            output = limit
-    return (output if output > 1 else 1) * (features.choices if features.choices > 1 else 1)
+    asked, choices = features.max_output_tokens, features.choices
+    if asked is not None and asked < output:
+        output = asked
+    return (output if output > 1 else 1) * (choices if choices > 1 else 1)
 
 
 def trusted(signals: Signals | None) -> bool:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import money
+from policies.case import dearest
 from policies.schema import Backend, GpuPrice, TokenPrice
-from policies.values import Usage
+from policies.values import Features, Usage
 
 PRICE = TokenPrice(
     input_usd_per_mtok=Decimal("2.5"),
@@ -82,6 +83,27 @@ def test_nano_dollars_and_dollars_are_the_same_money(nano_dollars: int) -> None:
 
 def test_halves_round_to_even() -> None:
     assert [money.nanos(Decimal(text)) for text in ("0.0000000005", "0.0000000015", "0.0000000025")] == [0, 2, 2]
+
+
+def test_a_backend_is_estimated_to_answer_no_more_than_it_can() -> None:
+    asked, price = Features(input_tokens=10, choices=3), priced(PRICE)
+    assert dearest([(price, 100)], asked, 900) == money.expected_cost(price, 10, 300)
+    assert (
+        dearest([(price, 400)], asked, 900)
+        == dearest([(price, None)], asked, 900)
+        == money.expected_cost(price, 10, 900)
+    )
+    assert dearest([(price, None), (None, None)], asked, 900) is None
+
+
+@given(st.decimals(0, 1_000, places=4, allow_nan=False), st.integers(0, 10**7), st.integers(0, 10**7))
+def test_whole_nano_dollars_are_added_up_as_decimals_are(rate: Decimal, given: int, answered: int) -> None:
+    price = priced(TokenPrice(input_usd_per_mtok=rate, output_usd_per_mtok=3 * rate, request_usd=Decimal("0.001")))
+    assert isinstance(price, money.TokenRates)
+    plain = price.input * given + price.output * answered + price.request
+    assert price.plain(given, answered) == plain
+    assert price.plain_nanos(given, answered) == money.nanos(plain)
+    assert (price.nanos is None) == bool(rate * 1000 % 1)
 
 
 def test_a_gpu_is_estimated_at_full_load() -> None:

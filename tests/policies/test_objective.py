@@ -274,5 +274,4 @@ def test_the_answer_is_as_long_as_is_typical_within_its_caps() -> None:
     assert expected_output_tokens(Features(), None) == 300
     assert expected_output_tokens(Features(), Signals(domain="a domain of one's own")) == 300
     assert expected_output_tokens(Features(max_output_tokens=50, choices=3), Signals(domain="code")) == 150
-    assert expected_output_tokens(Features(), Signals(domain="code"), cap=100) == 100
     assert expected_output_tokens(Features(max_output_tokens=0), None) == 1
