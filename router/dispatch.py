@@ -56,6 +56,7 @@ class Dispatcher:
             )
             for name, backend in backends.items()
         }  # fmt: skip
+        self._slots = {name: lane.slots for name, lane in self.lanes.items()}
         self.windows: Mapping[str, int] = {
             name: window for name, lane in self.lanes.items() if (window := lane.backend.config.context_window)
         }
@@ -74,8 +75,10 @@ class Dispatcher:
 
     def in_flight(self, among: Iterable[str] | None = None) -> dict[str, int]:
         """Calls under way or waiting for a slot, by backend: of all, or of those ``among`` these."""
-        lanes = self.lanes
-        return {name: lanes[name].slots.load for name in (lanes if among is None else among)}
+        loads, slots = {}, self._slots
+        for name in slots if among is None else among:
+            loads[name] = slots[name].load
+        return loads
 
     def cooling(self, among: Iterable[str] | None = None) -> frozenset[str]:
         """Backends that rest after failures: of all, or of those ``among`` these."""

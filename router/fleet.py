@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from policies.crowds import crowds
 from policies.schema import Policy
@@ -19,6 +19,11 @@ from router.engines.discovery import Discovery
 from router.engines.scrape import Scraper, views
 from router.health import keep_asking
 from router.muster import Muster
+
+Told: TypeAlias = tuple[Mapping[str, EngineView], Mapping[str, int], Mapping[str, int]]
+"""What engines say of themselves, how many of a prompt's tokens each has warm, and the windows that they tell."""
+
+_NOTHING_TOLD: Final[Told] = ({}, {}, {})
 
 MOST_READINGS = 100
 """Readings a second of all engines together, some tenth of a core: more engines are each read less often."""
@@ -37,6 +42,8 @@ class Fleet:
         self._weighed = frozenset(backend.name for backends in shared for backend in backends)
         found = crowds(policy)
         crowd = {name for alike in found.values() for names in alike for name in names}
+        self.crowded: Final = bool(found)
+        """Whether a tier has too many backends for a request to look at all of them."""
         self._muster = Muster(found, lambda name: dispatcher.lanes[name].cooling) if found else None
         self._rest = [name for name in dispatcher.lanes if name not in crowd]
         self._affinity = Affinity(self._weighed, crowd)
@@ -47,11 +54,6 @@ class Fleet:
         ]
         if policy.cooldown.ask is not None:
             self._tasks.append(asyncio.create_task(keep_asking(dispatcher, policy.cooldown.ask.total_seconds())))
-
-    @property
-    def crowded(self) -> bool:
-        """Whether a tier has too many backends for a request to look at all of them."""
-        return self._muster is not None
 
     def drawn(self, prompt: Trace, wanted: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
         """Whom a request looks at in tiers of very many backends, by tier, and all that it looks at in any tier.
@@ -66,27 +68,26 @@ class Fleet:
         """What is known now, by backend; those of which nothing fresh is known are left out."""
         return views(self.scrapers)
 
-    def weighed(self, among: Iterable[str] | None = None) -> dict[str, EngineView]:
-        """The same of backends that share a tier: what a choice among them weighs, and is replayed from."""
-        if not self._weighed or not self.scrapers:
-            return {}
+    def told(self, prompt: Trace, among: Sequence[str] | None = None) -> Told:
+        """What a choice among all backends, or ``among`` these, weighs of them, and is replayed from."""
+        if not self.scrapers and not prompt:
+            return _NOTHING_TOLD
+        warm = self._affinity.warm(prompt, among) if prompt else {}
+        return self._weigh(among), warm, self._windows(among)
+
+    def _weigh(self, among: Iterable[str] | None) -> dict[str, EngineView]:
+        """The views of those that share a tier."""
         names = self._weighed if among is None else self._weighed.intersection(among)
         return {name: view for name in names if (s := self.scrapers.get(name)) and (view := s.view) is not None}
 
-    def windows(self, among: Iterable[str] | None = None) -> dict[str, int]:
-        """The context windows that servers tell and the policy does not, by backend."""
-        if not self.scrapers:
-            return {}
+    def _windows(self, among: Iterable[str] | None) -> dict[str, int]:
+        """The context windows that servers tell and the policy does not."""
         names = self.scrapers if among is None else self.scrapers.keys() & among
         return {name: window for name in names if (window := self.scrapers[name].window) is not None}
 
     def trace(self, body: Mapping[str, Any]) -> Trace:
         """The prompt's blocks, or none where no tier has a choice to make by them."""
         return trace(body) if self._weighed else ()
-
-    def warm(self, prompt: Trace, among: Iterable[str] | None = None) -> dict[str, int]:
-        """Tokens of the prompt that each backend probably has in its prefix cache."""
-        return self._affinity.warm(prompt, among) if prompt else {}
 
     def served(self, backend: str, prompt: Trace) -> None:
         """The backend has begun to answer this prompt, so it has it warm."""

@@ -162,17 +162,14 @@ class Pipeline:
 
     def keeps_text(self, model: str) -> bool:
         """Whether a request's text matters, its language and code in it, where ``model`` is this."""
-        target = self.loaded.target(model)
-        if self._texts_matter or isinstance(target, Refusal):
-            return self._texts_matter
-        apart = target.kind == "tier" and target.name in self.loaded.told_apart
-        return apart or target.kind == "auto"
+        return self._texts_matter or model in self.loaded.weighs
 
     async def choose(self, features: Features, prompt: Trace = ()) -> Choice:
         """Decide where a request would go, without calling anyone."""
         store = self._store
         session = await store.session(features.conversation, features.turns) if self._sticky else None
         looked_at, among = self._drawn(features, session, prompt) if self.fleet.crowded else ({}, None)
+        engines, warm, windows = self.fleet.told(prompt, among)
         view = _view(
             now=datetime.now(self._timezone),
             cooling=self.dispatcher.cooling(among),
@@ -180,9 +177,9 @@ class Pipeline:
             session=session,
             spent_today=store.spent_today(self._zone),
             draw=random(),
-            engines=self.fleet.weighed(among),
-            warm=self.fleet.warm(prompt, among),
-            windows=self.fleet.windows(among),
+            engines=engines,
+            warm=warm,
+            windows=windows,
             looked_at=looked_at,
         )
         if not needs_signals(self.loaded, features):
