@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from math import hypot, tanh
+from math import hypot, isfinite, tanh
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -178,7 +178,7 @@ class Classifier:
         if look == "lexical":
             return np.zeros((len(texts), 0), np.float32)
         vectors = np.asarray(self._encoders[look].encode(texts), np.float32)
-        if not np.isfinite(vectors).all():
+        if not isfinite(np.vdot(vectors, vectors)):
             raise ValueError(f"the {look} encoder {self._encoders[look].name} gave NaN or infinity")
         return vectors
 
