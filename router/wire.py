@@ -96,7 +96,11 @@ def read_chat(
     field.
     """
     body = _parsed(raw)
-    flat, texts = _check(body), _check_messages(body["messages"])
+    try:
+        flat, texts = _check(body), _check_messages(body["messages"])
+    except RequestError:
+        _as_written(body, raw)  # what nests too deeply is told so, whatever else is wrong with it
+        raise
     if not (flat and texts):
         body = _as_written(body, raw)
     options, session = body.get("stream_options"), headers.get(session_header, "") if headers else ""
