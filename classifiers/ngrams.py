@@ -17,10 +17,11 @@ READ: Final = 3000
 _SPACES: Final = bytes(32 if byte in b"\t\n\v\f\r" else byte for byte in range(256))
 """Every kind of white space in ASCII as a space."""
 
-_SHORTEST, _LONGEST = 2, 4
 _PRIME, _SPREAD, _FINISH = np.uint32(0x01000193), np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)
-_SALTS: Final = [np.uint32((n * 0x7F4A7C15) & 0xFFFFFFFF) for n in range(_LONGEST + 1)]
+_SALTS: Final = [np.uint32((n * 0x7F4A7C15) & 0xFFFFFFFF) for n in range(5)]
 _HALF, _SPARE = np.uint32(15), np.uint32(32 - BITS)
+_VALUES: Final = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, 3 * READ + 4))))
+"""What a gram counts for by how often it occurs."""
 
 
 def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -34,25 +35,34 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     while b"  " in raw:
         raw = raw.replace(b"  ", b" ")
     codes = np.frombuffer(b" " + raw[:READ] + b" ", np.uint8).astype(np.uint32)
-    inner = codes != 32
-    state, whole = codes, np.ones(len(codes), bool)
-    hashes = []
-    for n in range(_SHORTEST, _LONGEST + 1):
-        state = (state[:-1] * _PRIME) ^ codes[n - 1 :]
-        whole = whole[:-1]
-        if n > _SHORTEST:
-            whole = whole & inner[n - 2 : -1]
-        hashes.append(state[whole] * _SPREAD + _SALTS[n])
-    mixed = np.concatenate(hashes)
+    inner = codes[1:-1] != 32
+    pairs = _with_next(codes, codes[1:])
+    threes = _with_next(pairs, codes[2:])
+    fours = _with_next(threes, codes[3:])[inner[:-1] & inner[1:]]
+    threes = threes[inner]
+    mixed = np.concatenate((pairs, threes, fours))
+    mixed *= _SPREAD
+    mixed[: len(pairs)] += _SALTS[2]
+    mixed[len(pairs) : len(pairs) + len(threes)] += _SALTS[3]
+    mixed[len(pairs) + len(threes) :] += _SALTS[4]
     mixed ^= mixed >> _HALF
     mixed *= _FINISH
     mixed >>= _SPARE
     mixed.sort()
-    last = np.ones(len(mixed), bool)
+    last = np.empty(len(mixed), bool)
+    last[-1] = True
     np.not_equal(mixed[1:], mixed[:-1], out=last[:-1])
     ends = np.flatnonzero(last)
-    counts = ends + 1
-    counts[1:] -= counts[:-1].copy()
-    values = 1.0 + np.log(counts)
+    counts = ends.copy()
+    counts[0] += 1
+    counts[1:] -= ends[:-1]
+    values = _VALUES.take(counts)
     values /= np.sqrt(np.add.reduce(np.square(values)))
-    return mixed[ends].astype(np.int64), values.astype(np.float32)
+    return mixed.take(ends).astype(np.int64), values.astype(np.float32)
+
+
+def _with_next(states: NDArray[np.uint32], codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The states of runs with one more byte, which has these codes."""
+    longer = states[:-1] * _PRIME
+    longer ^= codes
+    return longer
