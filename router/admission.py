@@ -11,10 +11,8 @@ from policies.decide import decide
 from policies.document import Loaded
 from policies.schema import Budget
 from policies.values import Decision, Features, Signals, Step, View
-from router.ledger.budgets import Amount, Claim, Grant, claims
+from router.ledger.budgets import NOTHING_HELD, Amount, Claim, Grant, claims
 from router.state.store import Store
-
-_NO_GRANT = Grant()
 
 
 class Admission:
@@ -34,7 +32,7 @@ class Admission:
         A budget that downgrades is still charged. The grant of a refused request says when the first of the plans that
         were tried would fit.
         """
-        grant = _NO_GRANT
+        grant = NOTHING_HELD
         waits: list[float] = []
         if not self._loaded.policy.budgets:
             return view, decision, grant

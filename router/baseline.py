@@ -35,6 +35,8 @@ def baseline_backend(policy: Policy) -> Backend:
 def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
     """The tokens that the baseline would have used, from those that were used. Audio and images are as many to all."""
     if usage.plain:
+        if counterfactual.input_ratio == counterfactual.output_ratio == 1.0 and not counterfactual.cached_input_tokens:
+            return usage
         taken = round(usage.input_tokens * counterfactual.input_ratio)
         return _usage(
             measured=usage.measured,

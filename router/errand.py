@@ -7,7 +7,6 @@ attempt holds is held by a `lane.Flight`, and let go when it lands.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import random
@@ -104,7 +103,7 @@ class Errand:
         self._dispatcher, self._order, self._decision = dispatcher, order, decision
         self._trail, self._deadline = trail, deadline
         self._errors: list[UpstreamError] = []
-        self._queued: dict[str, float] = defaultdict(float)
+        self._queued: dict[str, float] = {}
         self._poor: Answer | None = None
 
     async def run(self) -> Answer:
@@ -204,7 +203,7 @@ class Errand:
         """
         limits, now = lane.limits, self._dispatcher.clock()
         spare = self._spare(step)
-        patience = max(0.0, min(limits.first_token - self._queued[step.tier], self._deadline - now))
+        patience = max(0.0, min(limits.first_token - self._queued.get(step.tier, 0.0), self._deadline - now))
         if any(other.tier == step.tier and self._dispatcher.lanes[other.backend].slots.free for other in spare):
             patience = 0.0
         try:
@@ -215,7 +214,8 @@ class Errand:
                 lane.settle("rejected", "full", None, probe=probe)
                 raise
         except UpstreamError as error:
-            self._queued[step.tier] += self._dispatcher.clock() - now
+            waited = self._dispatcher.clock() - now
+            self._queued[step.tier] = self._queued.get(step.tier, 0.0) + waited
             refused = Attempt(step.backend, step.tier, lane.model, "rejected", error=error.kind, phase="connect")
             self._trail.append(replace(refused, cost_nanos=0))
             raise

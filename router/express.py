@@ -123,7 +123,8 @@ class Express:
         self.response_started = True
         guard, body = self._guard, served.body
         flow, transport = guard.flow, guard.transport
-        own = b"".join([b"%b: %b\r\n" % header for header in guard.server_state.default_headers])
+        default = guard.server_state.default_headers
+        own = b"".join([b"%b: %b\r\n" % header for header in default]) if default else b""
         close = b"" if self.keep_alive else b"connection: close\r\n"
         head = b"%b%b%b%b" % (STATUS_LINE[served.status], own, served.lines, close)
         if flow.write_paused:

@@ -33,7 +33,7 @@ from router.dispatch import Answer, Dispatcher, Order
 from router.errors import STOPPED, Exhausted, RequestError, out_of_time
 from router.fleet import Fleet
 from router.headers import printable, served_lines
-from router.ledger.budgets import Grant
+from router.ledger.budgets import NOTHING_HELD, Grant
 from router.ledger.ledger import Ledger
 from router.served import Served, served, told
 from router.signals import SignalReader
@@ -90,7 +90,7 @@ class _Exchange:
     id: str = field(default_factory=lambda: next(_ids))
     at: float = field(default_factory=time)
     choice: Choice | None = None
-    grant: Grant = field(default_factory=Grant)
+    grant: Grant = NOTHING_HELD
     prompt: Trace = ()
     answer: Answer | None = None
     used: _Used | None = None

@@ -52,7 +52,9 @@ class Slots:
 
     def grab(self) -> bool:
         """Take a slot if one is free at once, and say whether it was."""
-        if not self.free:
+        if self.in_flight >= self.limit or self._queue:
+            return False
+        if self.within is not None and not self.within.free:
             return False
         slots: Slots | None = self
         while slots is not None:
@@ -102,7 +104,10 @@ class Slots:
         if held_for is not None:
             mean = self._held_for
             self._held_for = held_for if mean is None else mean + _MEMORY * (held_for - mean)
-        self._pass_on()
+        if self._queue:
+            self._pass_on()
+        else:
+            self.in_flight -= 1
         if self.within is not None:
             self.within.give_back(held_for)
 

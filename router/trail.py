@@ -24,7 +24,6 @@ class Trail(list[Attempt]):
     """Attempts in the order in which they ended; ``uncounted`` are to be counted by `router.ledger.counting`."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.uncounted: list[Uncounted] = []
 
     def last_used(self) -> Attempt | None:

@@ -184,7 +184,7 @@ def _texts(value: object) -> Iterator[str]:
 def _count(stated: Mapping[str, Any], *names: str) -> int | None:
     for name in names:
         value = stated.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**12:
+        if (type(value) is int or type(value) is float) and 0 <= value < 10**12:
             return int(value)
     return None
 

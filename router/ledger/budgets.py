@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from math import ceil
+from typing import Final
 
 from policies import money
 from policies.schema import Backend, Budget
@@ -109,6 +110,10 @@ class Grant:
     holds: tuple[tuple[str, str], ...] = ()
     exceeded: tuple[str, ...] = ()
     retry_after: float | None = 0.0
+
+
+NOTHING_HELD: Final = Grant()
+"""The answer to no claims."""
 
 
 def window(per: str, now: datetime) -> tuple[datetime, datetime]:

@@ -14,7 +14,7 @@ from policies.frozen import maker
 from policies.money import GpuClock
 from policies.schema import LedgerSettings
 from policies.values import Entry
-from router.ledger.budgets import Grant, charges
+from router.ledger.budgets import NOTHING_HELD, Grant, charges
 from router.ledger.counting import Counting
 from router.ledger.feedback import Feedback
 from router.ledger.journal import Journal
@@ -35,7 +35,6 @@ _SHIP_SECONDS = 0.5
 _LONGEST_PAUSE = 5.0
 _DRAIN_SECONDS = 5.0
 _METER_SECONDS = 5.0
-_NO_GRANT = Grant()
 _KEEP = LedgerSettings()
 
 
@@ -64,7 +63,7 @@ class Ledger:
         self.counting = Counting()
         self._stopping = asyncio.Event()
 
-    def record(self, entry: Entry, grant: Grant = _NO_GRANT) -> None:
+    def record(self, entry: Entry, grant: Grant = NOTHING_HELD) -> None:
         """Write an entry down, charge it to the budgets that granted it, and give back what they held; never waits."""
         self._journal.append(_line(entry, charges(grant, entry), grant.holds))
 
