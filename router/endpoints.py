@@ -18,13 +18,14 @@ from starlette.types import Receive, Scope, Send
 from policies.values import Decision
 from router.errors import BUG, RequestError
 from router.express import Chat, Express
-from router.gate import KEY, chat_key
+from router.gate import KEY, chat_client
+from router.keys import text_in
 from router.responses import error_response, json_response
 from router.served import Served, told
 from router.wheel import Wheel
+from router.wire import Client, client_of
 
 if TYPE_CHECKING:
-    from router.keys import Key
     from router.proxy import Proxy
 
 log = logging.getLogger(__name__)
@@ -130,18 +131,18 @@ class Connection:
 def admit(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Chat | None:
     """What answers ``POST /v1/chat/completions`` as nearly every client asks for it; None where the headers forbid."""
     try:
-        key = chat_key(proxy, headers)
+        client = chat_client(proxy, headers)
     except RequestError:
         return None
     if int(headers[b"content-length"]) > proxy.pipeline.most_bytes:
         return None
-    return partial(_answer, proxy, key)
+    return partial(_answer, proxy, client)
 
 
-async def _answer(proxy: Proxy, key: Key | None, express: Express) -> None:
+async def _answer(proxy: Proxy, client: Client, express: Express) -> None:
     arrived = perf_counter()
     try:
-        request = proxy.read_chat(express.body, express.headers, key)
+        request = proxy.read_chat(express.body, express.headers, client)
     except RequestError as error:
         await express.deliver(told(error))
         return
@@ -157,7 +158,8 @@ class ChatCompletions:
         proxy: Proxy = scope["app"].state.proxy
         try:
             raw = await read_body(scope, receive, proxy.policy.limits.body_bytes)
-            request = proxy.read_chat(raw, dict(scope["headers"]), scope[KEY])
+            headers = dict(scope["headers"])
+            request = proxy.read_chat(raw, headers, client_of(scope[KEY], text_in(headers)))
         except RequestError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -182,7 +184,8 @@ async def route(request: Request) -> Response:
     """``POST /v1/route``: decide where a chat request would go, and say why, without calling anyone."""
     proxy = _proxy(request)
     raw = await read_body(request.scope, request.receive, proxy.policy.limits.body_bytes)
-    chat = proxy.read_chat(raw, dict(request.scope["headers"]), request.scope[KEY])
+    headers = dict(request.scope["headers"])
+    chat = proxy.read_chat(raw, headers, client_of(request.scope[KEY], text_in(headers)))
     choice = await proxy.pipeline.choose(chat.features, proxy.pipeline.fleet.trace(chat.body))
     shown = {name: getattr(choice.features, name) for name in _SHOWN_FEATURES}
     return json_response(

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.errors import RequestError
 from router.keys import Key, text_in
 from router.responses import error_response
+from router.wire import Client, client_of
 
 if TYPE_CHECKING:
     from router.proxy import Proxy
@@ -41,10 +42,11 @@ class Gate:
         await self._app(scope, receive, send)
 
 
-def chat_key(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Key | None:
-    """The key of a client that asks for a chat and is no page in a browser. Raises `RequestError` (401)."""
+def chat_client(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Client:
+    """Who asks for a chat and is no page in a browser. Raises `RequestError` (401)."""
     text = text_in(headers)
-    return proxy.keys.check(text) if proxy.pipeline.auth.required else proxy.keys.find_active(text)
+    key = proxy.keys.check(text) if proxy.pipeline.auth.required else proxy.keys.find_active(text)
+    return client_of(key, text)
 
 
 def _key(scope: Scope) -> Key | None:

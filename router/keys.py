@@ -164,7 +164,9 @@ class Keyring:
 
     def find_active(self, text: str) -> Key | None:
         """The key with this text if it is valid now."""
-        key = self.find(text) if text.startswith("tw-") else None
+        if text[:3] != "tw-":
+            return None
+        key = self.find(text)
         return key if key is not None and key.state(time()) == "active" else None
 
     def check(self, text: str) -> Key:

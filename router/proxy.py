@@ -24,7 +24,7 @@ from router.encoders import EncoderSettings
 from router.errors import RequestError
 from router.fleet import Fleet
 from router.key_copy import KeyCopy
-from router.keys import Key, Keyring, text_in
+from router.keys import Key, Keyring
 from router.ledger import feedback
 from router.ledger.ledger import JOURNAL_NAME, Ledger
 from router.ledger.lengths import LEARNED_FROM
@@ -86,14 +86,16 @@ class Proxy:
         """The policy in force."""
         return self.pipeline.loaded.policy
 
-    def read_chat(self, raw: bytes, given: Mapping[bytes, bytes], key: Key | None) -> wire.ChatRequest:
+    def read_chat(self, raw: bytes, given: Mapping[bytes, bytes], client: wire.Client) -> wire.ChatRequest:
         """Check a chat body under the policy in force; ``given`` are its headers. Raises `RequestError`."""
         pipeline = self.pipeline
-        client = wire.stranger(text_in(given)) if key is None else wire.client_of(key.id, key.allowed)
-        steering = {text: given[name].decode("latin-1") for name, text in pipeline.headers if name in given}
+        steering = wire.NO_HEADERS
+        for name, text in pipeline.headers:
+            if name in given and pipeline.auth.trusts(client.id):
+                steering = {**steering, text: given[name].decode("latin-1")}
         return wire.read_chat(
             raw,
-            steering if steering and pipeline.auth.trusts(client.id) else wire.NO_HEADERS,
+            steering,
             client,
             seen=pipeline.headers_read,
             session_header=pipeline.session_header,

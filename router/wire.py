@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,6 +19,9 @@ from policies.frozen import maker, quick
 from policies.values import Features
 from router import numbers
 from router.errors import RequestError
+
+if TYPE_CHECKING:
+    from router.keys import Key
 
 _LONGEST_MODEL = 256
 _LONGEST_REMEMBERED = 256
@@ -61,22 +64,23 @@ _FLAT = frozenset({str, bool, type(None)})
 
 NO_HEADERS: Mapping[str, str] = {}
 
-client_of = maker(Client)
-_chat_request = maker(ChatRequest)
+_client, _chat_request = maker(Client), maker(ChatRequest)
 
 
-def stranger(key: str) -> Client:
-    """A client whose key is not one of ours."""
-    return _stranger(key) if len(key) <= _LONGEST_REMEMBERED else Client(key_id(key))
+def client_of(key: Key | None, text: str) -> Client:
+    """Who brings a key with this text; ``key`` is None where it is not one of ours."""
+    if key is not None:
+        return _client(key.id, key.allowed)
+    return _stranger(text) if len(text) <= _LONGEST_REMEMBERED else Client(key_id(text))
 
 
 @lru_cache(1024)
-def _stranger(key: str) -> Client:
-    return Client(key_id(key))
+def _stranger(text: str) -> Client:
+    return Client(key_id(text))
 
 
 def key_id(key: str) -> str:
-    """What such a client is known by: a hash of its key, so that no entry or log can give it away."""
+    """What a key that is not one of ours is known by: a hash, so that no entry or log can give it away."""
     return f"key_{hashlib.sha256(key.encode()).hexdigest()[:16]}" if key else "anonymous"
 
 

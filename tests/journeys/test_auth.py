@@ -24,6 +24,7 @@ from router.keys import Key, made, make
 from router.launch import Proxy, running_proxy
 from router.settings import Settings
 from router.state import open_store
+from router.wire import Client
 from tests.contracts.stores_servers import running as running_server
 from tests.contracts.stores_servers import valkey_server
 from tests.journeys.conftest import POLICY
@@ -261,7 +262,8 @@ async def test_the_session_header_names_the_conversation_of_trusted_keys_alone(t
         for id, steers in (("ann", False), ("gateway", True)):
             key, _ = make(id)
             plain, named = (
-                proxy.read_chat(raw, given, key).features for given in ({}, {b"x-session-id": b"of someone else"})
+                proxy.read_chat(raw, given, Client(key.id)).features
+                for given in ({}, {b"x-session-id": b"of someone else"})
             )
             assert plain.key_id == named.key_id == id
             assert (plain.conversation != named.conversation) is steers

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from router.errors import RequestError
 from router.keys import text_in
-from router.wire import ChatRequest, Client, key_id, read_chat, stranger
+from router.wire import ChatRequest, Client, client_of, key_id, read_chat
 
 json_values = st.recursive(
     st.none()
@@ -141,7 +141,7 @@ def test_a_key_is_known_by_its_hash_alone(headers: dict[str, str]) -> None:
 
 @given(st.text(max_size=300))
 def test_a_stranger_is_known_by_the_hash_of_its_key_however_long(key: str) -> None:
-    assert stranger(key) == stranger(key) == Client(key_id(key))
+    assert client_of(None, key) == client_of(None, key) == Client(key_id(key))
 
 
 def test_no_key_is_anonymous() -> None:
