@@ -2,7 +2,7 @@
 
 ``blocks`` holds whole entries, those of a commit together (see `router.ledger.blocks`); ``sums`` has one row per
 commit, numbered without gaps, and ``cells`` what that commit's entries add up to. All of a commit is written in one
-transaction. Journals of version 1, with a row an entry, are read as they are, and brought up to date by who writes.
+transaction. Older journals (see `router.ledger.layout`) are read as they are, and brought up to date by who writes.
 
 Commits are gathered into chapters: whoever takes charge of shipping begins a new one, with a name of its own. The store
 remembers how far it has applied each chapter, so that a batch is everything after that: shipping the same thing twice
@@ -143,14 +143,15 @@ class JournalFile:
         full disk, for one).
         """
         fresh = self._fresh(lines)
-        bodies = [(line.entry.at, codec.encode(line.entry)) for line in fresh.values()]
+        entries = [line.entry for line in fresh.values()]
+        block = blocks.of(entries)
         sums = merge_packed(carried or {}, pack_lines(tuple(fresh.values())))
         given_back = [hold for line in fresh.values() for hold in line.holds]
         with self._transaction():
             seq = self._next_seq()
             self._tried[seq] = frozenset(fresh)
-            if bodies:
-                blocks.put(self._db, seq, bodies)
+            if entries:
+                blocks.put(self._db, seq, [entry.at for entry in entries], block)
             if sums:
                 self._add_sums(seq, seq, at, sums)
             if given_back:
@@ -245,15 +246,18 @@ class JournalFile:
         newest: list[bytes] = []
         rows = self._db.execute("SELECT seq, bodies FROM blocks WHERE seq > ? AND seq <= ? ORDER BY seq DESC", span)
         for seq, block in rows:
-            newest[:0] = self._readable(seq, block)[len(newest) - most :]
+            newest[:0] = self._readable(seq, block, most - len(newest))
             if len(newest) >= most:
                 break
         return newest
 
-    def _readable(self, seq: int, block: bytes) -> list[bytes]:
-        """A commit's entries; none, said in the log, where the disk damaged them: what comes after them is shipped."""
+    def _readable(self, seq: int, block: bytes, most: int | None = None) -> list[bytes]:
+        """A commit's entries, or the last so many.
+
+        None, said in the log, where the disk damaged them: what comes after them is shipped.
+        """
         try:
-            return blocks.unpack(block)
+            return blocks.unpack(block, most)
         except sqlite3.DatabaseError as error:
             log.error("the entries of commit %d in %s cannot be read (%s); its sums can", seq, self.path, error)
             return []
@@ -371,7 +375,7 @@ class JournalFile:
         bodies = self._readable(seq, block)
         kept = [(at, body) for body in bodies if (at := blocks.facts(body)["at"]) >= since]
         if kept:  # else it is damaged, and goes when all of it is old
-            blocks.put(self._db, seq, kept)
+            blocks.put_lines(self._db, seq, kept)
         return len(bodies) - len(kept)
 
     def _used_bytes(self) -> int:

@@ -13,8 +13,8 @@ from router.ledger import blocks
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 2
-"""Version 1 had a row for each entry."""
+VERSION: Final = 3
+"""Version 1 had a row for each entry, and version 2 in each block a line for each; such blocks are among later ones."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -44,7 +44,7 @@ def check(db: sqlite3.Connection, path: Path, *, create: bool) -> None:
     Raises `sqlite3.DatabaseError`.
     """
     version = _version(db)
-    if version not in (1, VERSION) and not (create and version == 0):
+    if version not in range(1, VERSION + 1) and not (create and version == 0):
         raise sqlite3.DatabaseError(f"{path} is not a journal of version {VERSION} but of version {version}")
     if version == 1 and not create:
         db.execute(f"CREATE TEMP VIEW blocks AS {_OLD_BLOCKS}")
@@ -58,7 +58,7 @@ def make(db: sqlite3.Connection, path: Path) -> None:
         log.info("bringing %s up to version %d; this takes about 20 s for a million entries", path, VERSION)
         rows = db.execute(f"{_OLD_BLOCKS} ORDER BY seq, number")
         for seq, some in groupby(rows, key=lambda row: row[0]):
-            blocks.put(db, seq, [(at, body) for _, at, _, _, body in some])
+            blocks.put_lines(db, seq, [(at, body) for _, at, _, _, body in some])
         db.execute("DROP TABLE entries")
     db.execute("INSERT OR IGNORE INTO facts VALUES ('sent', '0')")
     db.execute("INSERT OR IGNORE INTO chapters VALUES (0, ?)", (uuid.uuid4().hex,))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from router.ledger import codec
+from router.ledger import blocks, codec
 from router.ledger.journal_file import JournalFile, Line
 from router.ledger.judgements import judged
 from router.ledger.tallying import pack_entries
@@ -28,7 +28,7 @@ def test_a_journal_that_is_not_there_or_not_one_is_said_so(tmp_path: Path) -> No
     newer.execute("PRAGMA user_version=7")
     newer.close()
     for create in (True, False):
-        with pytest.raises(sqlite3.DatabaseError, match="of version 2 but of version 7"):
+        with pytest.raises(sqlite3.DatabaseError, match="of version 3 but of version 7"):
             JournalFile(tmp_path / "newer.sqlite", create=create)
 
 
@@ -125,10 +125,38 @@ def test_an_old_journal_on_a_full_disk_stays_as_it_is_and_it_is_said_what_to_do(
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
-    assert f"the journal {path} cannot be begun or brought up to version 2" in last
+    assert f"the journal {path} cannot be begun or brought up to version 3" in last
     assert "what was in it is as it was. See that its disk can be written and has 1 MiB left" in last
     for create in (False, True):
         file = JournalFile(path, create=create)
         assert len(list(file.bodies(0, NOON + 99))) == 20
         assert sums(file).counts["requests"] == 20
         file.close()
+
+
+def test_a_journal_of_version_2_is_read_as_it_is_and_gets_blocks_of_columns_beside_its_lines(path: Path) -> None:
+    file = JournalFile(path)
+    old = [entry(f"old{i}", at=NOON + i) for i in range(20)]
+    file.write(list(map(Line, old)), NOON)
+    file.close()
+    db = sqlite3.connect(path)
+    db.execute("UPDATE blocks SET bodies = ?", (blocks.pack(list(map(codec.encode, old))),))
+    db.execute("PRAGMA user_version=2")
+    db.commit()
+    db.close()
+    for create in (False, True):
+        file = JournalFile(path, create=create)
+        assert list(map(codec.decode, file.bodies(0, NOON + 99))) == old
+        file.close()
+    file = JournalFile(path)
+    new = [entry(f"new{i}", at=NOON + i + 0.5) for i in range(20)]
+    file.write(list(map(Line, new)), NOON)
+    assert {one.id for one in map(codec.decode, file.bodies(0, NOON + 99))} == {one.id for one in (*old, *new)}
+    assert sums(file).counts["requests"] == 40
+    assert [codec.decode(body) for body in after(file, 0).recent] == [*old, *new]
+    assert file.retain(NOON + 10, 2**40) == 20
+    assert list(map(codec.decode, file.bodies(0, NOON + 99))) == sorted([*old, *new], key=lambda one: one.at)[20:]
+    file.close()
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (3,)
+    db.close()

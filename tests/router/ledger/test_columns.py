@@ -1,0 +1,89 @@
+"""Entries laid out field by field, and as blocks of the journal."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.values import Attempt, Entry, Session, Usage
+from router.ledger import blocks, codec, columns
+from tests.router.ledger.entries import NOON, entries, entry
+
+_SMALL = 2**64
+
+
+def _fits(made: Entry) -> bool:
+    nanos = [made.cost_nanos, made.baseline_nanos, *(attempt.cost_nanos for attempt in made.attempts)]
+    return max(amount or 0 for amount in nanos) < _SMALL
+
+
+def _told(made: Entry) -> str:
+    """All that an entry says, to the last digit, in which values that are equal may differ; sets in order."""
+    sets = {"requires": sorted(made.features.requires), "cooling": sorted(made.view.cooling)}
+    bare = replace(
+        made, features=replace(made.features, requires=frozenset()), view=replace(made.view, cooling=frozenset())
+    )
+    return f"{sets} {codec.encode(bare).decode()}"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(entries, min_size=1, max_size=4), st.integers(1, 4))
+def test_entries_survive_a_block_whole(made: list[Entry], times: int) -> None:
+    made = made * times
+    blockwise = [codec.decode(line) for line in blocks.unpack(blocks.of(made))]
+    assert list(map(_told, blockwise)) == list(map(_told, made))
+    if all(map(_fits, made)):
+        assert [codec.decode(line) for line in columns.lines(columns.lay(made))] == blockwise == made
+
+
+def _tried(*outcomes: str) -> tuple[Attempt, ...]:
+    usage = Usage(100, output_tokens=7)
+    return tuple(
+        Attempt(f"b{place}", "small", "m", outcome, 200, usage=usage if outcome == "ok" else None, cost_nanos=place)  # type: ignore[arg-type]
+        for place, outcome in enumerate(outcomes)
+    )
+
+
+def _mixed() -> Sequence[Entry]:
+    """A commit's entries as they come: most alike, some with a session, some tried twice, one refused."""
+    made = [entry(f"r{i}", at=NOON + i / 7, cost=i, total_ms=i / 3) for i in range(40)]
+    for i in range(0, 40, 3):
+        made[i] = replace(made[i], view=replace(made[i].view, session=Session("small", "qwen", i / 40)))
+    for i in range(0, 40, 5):
+        made[i] = replace(made[i], attempts=_tried("error", "ok"), signals=None)
+    made[6] = replace(made[6], requested_model="=")
+    made[7] = replace(made[7], attempts=(), features=replace(made[7].features, requires=frozenset({"tools"})))
+    return made
+
+
+def test_what_only_some_entries_have_is_theirs_again() -> None:
+    made = _mixed()
+    layout = columns.lay(made)
+    for most in (None, 100, 40, 39, 17, 3, 1):
+        assert [codec.decode(line) for line in columns.lines(layout, most)] == made[-(most or 0) :]
+
+
+def test_what_is_the_same_for_all_stands_once() -> None:
+    alike = [entry(f"r{i}", key="key_of_all", total_ms=i) for i in range(100)]
+    layout = columns.lay(alike)
+    assert layout.count(b"key_of_all") == layout.count(b'"because"') == 1
+    assert b'"service_tier"' not in layout, "a default"
+    assert layout.count(b"r99") == 1
+
+
+@pytest.mark.parametrize("odd", [{"requested_model": "gpt\ud800"}, {"cost_nanos": 2**64}], ids=["text", "number"])
+def test_one_that_a_layout_cannot_hold_is_kept_as_a_line_like_those_beside_it(odd: dict[str, object]) -> None:
+    made = [entry(f"r{i}") for i in range(30)]
+    made[9] = replace(made[9], **odd)  # type: ignore[arg-type]
+    with pytest.raises((ValueError, TypeError)):
+        columns.lay(made)
+    kept = [codec.decode(line) for line in blocks.unpack(blocks.of(made))]
+    assert [one.id for one in kept] == [one.id for one in made]
+    assert kept[9] == codec.decode(codec.encode(made[9]))
+
+
+def test_a_few_entries_are_lines() -> None:
+    few = [entry("a"), entry("b")]
+    assert blocks.of(few) == blocks.pack(list(map(codec.encode, few)))
