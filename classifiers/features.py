@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -54,24 +55,28 @@ def extract(
     for message in _list(body.get("messages")):
         if not isinstance(message, dict):
             continue
-        role, content = message.get("role"), message.get("content")
+        role, content, count = message.get("role"), message.get("content"), estimate_tokens
         if role == "user":
             user.append(_text(content))
-        elif keeps_text and role in _SYSTEM:
+        elif role in _SYSTEM:
             system.append(_text(content))
+            count = _system_tokens
         if type(content) is str and len(message) == 2 and role not in _TOOLS:
-            tokens += _MESSAGE_TOKENS + estimate_tokens(content)
+            tokens += _MESSAGE_TOKENS + count(content)
         else:
             tokens += _message_tokens(message, estimate_tokens)
             parts += _dicts(content)
             calls = calls or role in _TOOLS or bool(message.get("tool_calls"))
     asks = not _ASKING.isdisjoint(body)
     text = last = system_text = ""
+    language, has_code = "und", False
     if keeps_text:
         last = plain(trim(user[-1], MAX_TEXT)) if user else ""
         text = _newest(user[:-1], last)
         system_text = trim("\n".join(s for s in system if s), MAX_TEXT)
-    most = _positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens"))
+        language, has_code = detect(last if len(last) > 20 else text), looks_like_code(text)
+    stream, has_tools = body.get("stream") is True, asks and _has_tools(body)
+    has_images = bool(parts) and any(part.get("type") in _IMAGE_PARTS for part in parts)
     # By place: names of more than fifteen are put into a dictionary, which takes longer than all the rest of it.
     return _features(
         _str(body.get("model")) or "auto",
@@ -81,18 +86,18 @@ def extract(
         system_text,
         len(user) or 1,
         tokens + _schema_tokens(body, estimate_tokens) if asks else tokens,
-        most,
-        choices=_positive(body.get("n")) or 1,
-        stream=body.get("stream") is True,
-        language=detect(last if len(last) > 20 else text) if keeps_text else "und",
-        has_code=keeps_text and looks_like_code(text),
-        has_tools=asks and _has_tools(body),
-        has_images=bool(parts) and any(p.get("type") in _IMAGE_PARTS for p in parts),
-        requires=_requires(body, calls, parts) if asks or calls or parts else _NEEDS_NOTHING,
-        conversation=conversation,
-        key_id=key_id,
-        headers=headers,
-        allowed=allowed,
+        _positive(body.get("max_completion_tokens")) or _positive(body.get("max_tokens")),
+        _positive(body.get("n")) or 1,
+        stream,
+        language,
+        has_code,
+        has_tools,
+        has_images,
+        _requires(body, calls, parts) if asks or calls or parts else _NEEDS_NOTHING,
+        conversation,
+        key_id,
+        headers,
+        allowed,
     )
 
 
@@ -168,6 +173,7 @@ _TOKEN_WEIGHTS[0xC2:0xE0] = 0.6
 _TOKEN_WEIGHTS[0xE0:0xF0] = 1.1
 _TOKEN_WEIGHTS[0xF0:0xF5] = 2.0
 
+_LONGEST_REMEMBERED: Final = 8 * 1024
 _FIRST_TOKENS: Final = 3
 _MESSAGE_TOKENS: Final = 4
 _IMAGE_TOKENS: Final = 1105
@@ -185,6 +191,14 @@ def estimate_tokens(text: str) -> int:
         return -(-(3 * (len(raw) + len(beyond_letters)) + 2 * symbols) // 12)
     counts = np.bincount(np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8), minlength=256)
     return int(np.ceil(counts @ _TOKEN_WEIGHTS))
+
+
+def _system_tokens(text: str) -> int:
+    """The same of what an application tells a model with every request: remembered, unless it is very long."""
+    return _remembered_tokens(text) if len(text) <= _LONGEST_REMEMBERED else estimate_tokens(text)
+
+
+_remembered_tokens = lru_cache(256)(estimate_tokens)
 
 
 def count_input(body: Mapping[str, object], count: Callable[[str], int]) -> int:
