@@ -105,8 +105,8 @@ def next_step(decision: Decision, attempts: Sequence[Attempt], retries: Retries,
 
 def first_step(decision: Decision, cooling: frozenset[str]) -> Step | None:
     """Choose the step to begin with: the first whose backend does not rest, where any does not."""
-    awake = (step for step in decision.steps if step.backend not in cooling) if cooling else iter(decision.steps)
-    return next(awake, decision.steps[0] if decision.steps else None)
+    first = decision.steps[0] if decision.steps else None
+    return next((step for step in decision.steps if step.backend not in cooling), first) if cooling else first
 
 
 def _first(decision: Decision, moment: Moment) -> Next:

@@ -59,9 +59,12 @@ def next_session(loaded: Loaded, decision: Decision, signals: Signals | None, vi
     Failures and requests that name a tier never move a session down: it returns to its tier as soon as it can.
     """
     complexity = (signals.complexity if signals else None) or 0.0
-    past, order = view.session, list(loaded.policy.tiers)
-    if past is None or past.tier not in order or order.index(decision.tier) > order.index(past.tier):
-        return _session(decision.tier, served.backend, max(complexity, past.complexity if past else 0.0))
+    past = view.session
+    if past is None:
+        return _session(decision.tier, served.backend, complexity)
+    order = list(loaded.policy.tiers)
+    if past.tier not in order or order.index(decision.tier) > order.index(past.tier):
+        return _session(decision.tier, served.backend, max(complexity, past.complexity))
     wants_lower = bool(decision.wanted) and order.index(decision.wanted) < order.index(past.tier)
     easier = past.easier_turns + 1 if wants_lower else past.easier_turns if not decision.wanted else 0
     if decision.tier != past.tier and easier >= loaded.policy.session.down_after:

@@ -9,6 +9,7 @@ retries, escalations, hedges and the proxy's own time are in what was spent, nev
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from policies.frozen import maker
 from policies.schema import Backend, Policy
@@ -18,7 +19,7 @@ from router.ledger.ratios import Ratios
 from router.ledger.sums import SEEN_FIELD, unpack_vector
 from router.usage import CHARACTERS_PER_TOKEN
 
-_counterfactual, _usage = maker(Counterfactual), maker(Usage)
+_usage = maker(Usage)
 
 _PRIOR_TOKENS = 2_000.0
 _PRIOR_ANSWERS = 20.0
@@ -34,9 +35,10 @@ def baseline_backend(policy: Policy) -> Backend:
 
 def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
     """The tokens that the baseline would have used, from those that were used. Audio and images are as many to all."""
+    as_many = counterfactual.input_ratio == counterfactual.output_ratio == 1.0
+    if as_many and counterfactual.cached_input_tokens == usage.cached_input_tokens:
+        return usage
     if usage.plain:
-        if counterfactual.input_ratio == counterfactual.output_ratio == 1.0 and not counterfactual.cached_input_tokens:
-            return usage
         taken = round(usage.input_tokens * counterfactual.input_ratio)
         return _usage(
             measured=usage.measured,
@@ -56,6 +58,7 @@ def baseline_usage(usage: Usage, counterfactual: Counterfactual) -> Usage:
         audio_output_tokens=usage.audio_output_tokens,
         service_tier=usage.service_tier,
         image_input_tokens=usage.image_input_tokens,
+        image_output_tokens=usage.image_output_tokens,
         input_tokens=taken,
         cached_input_tokens=cached,
         cache_write_tokens=written,
@@ -84,6 +87,7 @@ class Baseline:
     def __init__(self) -> None:
         self.learned = False
         self._taken, self._written = Ratios(_PRIOR_TOKENS, {}), Ratios(_PRIOR_ANSWERS, {})
+        self._alike: dict[tuple[str, str, str, str, str], Counterfactual] = {}
 
     def learn(self, sums: Iterable[tuple[int, str, bytes]]) -> None:
         """Forget what was known and learn from packed sums under `SEEN_FIELD`; others are passed over."""
@@ -98,6 +102,7 @@ class Baseline:
         self.learned = True
         self._taken = Ratios(_PRIOR_TOKENS, seen[TAKEN])
         self._written = Ratios(_PRIOR_ANSWERS, seen[WRITTEN])
+        self._alike = {}
 
     def counterfactual(
         self, policy: Policy, features: Features, signals: Signals | None, view: View, served: tuple[str, str],
@@ -106,14 +111,23 @@ class Baseline:
         """What the baseline would have done with a request that used this much at ``served``, a tier and a backend."""
         (tier, backend), baseline = served, baseline_backend(policy).name
         domain, _ = stratum(features, signals)
-        taken = self._taken.ratio(baseline, backend, domain)
-        written = self._written.ratio(policy.baseline, tier, domain)
-        assumed = taken is None or written is None
-        taken, written = 1.0 if taken is None else taken, 1.0 if written is None else written
-        limit = features.max_output_tokens
+        alike = self._alike.get((baseline, policy.baseline, tier, backend, domain))
+        if alike is None:
+            alike = self._usual(baseline, policy.baseline, tier, backend, domain)
+        limit, written = features.max_output_tokens, alike.output_ratio
         if written > 1.0 and limit is not None and usage.output_tokens:
             written = min(written, max(1.0, limit * features.choices / usage.output_tokens))
         cached = usage.cached_input_tokens
         if lost := lost_prefix(features, view, backend, baseline):
             cached = max(cached, round(lost / features.input_tokens * usage.input_tokens))
-        return _counterfactual(baseline, taken, written, round(cached * taken), assumed=assumed)
+        if not cached and written == alike.output_ratio:
+            return alike
+        return replace(alike, output_ratio=written, cached_input_tokens=round(cached * alike.input_ratio))
+
+    def _usual(self, baseline: str, baseline_tier: str, tier: str, backend: str, domain: str) -> Counterfactual:
+        """What many requests have in common: nothing is in the cache, and no limit cuts the answer short."""
+        taken = self._taken.ratio(baseline, backend, domain)
+        written = self._written.ratio(baseline_tier, tier, domain)
+        usual = Counterfactual(baseline, taken or 1.0, written or 1.0, assumed=taken is None or written is None)
+        self._alike[baseline, baseline_tier, tier, backend, domain] = usual
+        return usual

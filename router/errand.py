@@ -60,8 +60,9 @@ class Answer:
         headers = flight.reply.headers
         self.step, self.model = flight.step, flight.model
         self.content_type = headers.get("content-type") or "application/json"
-        self.whole = body if isinstance(body, bytes) else None
-        self._events = None if isinstance(body, bytes) else body
+        self.whole: bytes | None
+        self._events: stream.Stream | None
+        self.whole, self._events = (body, None) if isinstance(body, bytes) else (None, body)
         self._flight, self._trail = flight, trail
 
     @property

@@ -39,9 +39,11 @@ def served_lines(
             lines += b"x-tierwise-domain: %b\r\n" % printable(signals.domain)
         if signals.complexity is not None:
             lines += b"x-tierwise-complexity: %.2f\r\n" % signals.complexity
-    for name, nanos in zip((b"cost", b"baseline"), costs or (), strict=False):
-        if nanos is not None:
-            lines += b"x-tierwise-%b-usd: %d.%09d\r\n" % (name, *divmod(nanos, NANOS_PER_USD))
+    cost, baseline = costs or (None, None)
+    if cost is not None:
+        lines += b"x-tierwise-cost-usd: %d.%09d\r\n" % divmod(cost, NANOS_PER_USD)
+    if baseline is not None:
+        lines += b"x-tierwise-baseline-usd: %d.%09d\r\n" % divmod(baseline, NANOS_PER_USD)
     return lines
 
 

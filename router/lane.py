@@ -232,12 +232,7 @@ class Flight:
         if self._reply is not None:
             self._reply.close()
         lane, now = self._lane, self._lane.clock()
-        kind: str = error.kind if error is not None else "cancelled" if outcome == "cancelled" else ""
-        if error is not None and kind == "poor":
-            kind, self.watch.phase = f"{kind}:{error.code}", "done"
-        phase: Phase = "done" if outcome == "ok" else self.watch.phase
-        if error is not None and error.phase == "connect":
-            phase = "connect"
+        kind, phase, status, wait = ("", "done", 200, None) if outcome == "ok" else self._failing(outcome, error)
         if self.usage is None and _worked(kind, phase, error):
             self.usage = estimate(self._input_tokens, self.said)
             self._trail.uncounted.append(Uncounted(self.usage, self.said, lane.price))
@@ -246,7 +241,7 @@ class Flight:
             tier=self.step.tier,
             model=lane.model,
             outcome=outcome,
-            status=200 if self._reply is not None else error.status if error is not None else None,
+            status=status,
             error=kind,
             phase=phase,
             usage=self.usage,
@@ -256,9 +251,17 @@ class Flight:
             precision=lane.precision,
         )
         self._trail.append(self.attempt)
-        wait = error.retry_after if error is not None else None
         lane.settle("ok" if phase == "done" else outcome, kind, wait, probe=self._probe)
         lane.slots.give_back(now - self.started)
+
+    def _failing(self, outcome: Outcome, error: UpstreamError | None) -> tuple[str, Phase, int | None, float | None]:
+        """What an attempt that did not answer is written down as, and how long its backend asked to be left alone."""
+        phase, status = self.watch.phase, 200 if self._reply is not None else None
+        if error is None:
+            return "cancelled" if outcome == "cancelled" else "", phase, status, None
+        kind = f"{error.kind}:{error.code}" if error.kind == "poor" else error.kind
+        phase = "done" if error.kind == "poor" else "connect" if error.phase == "connect" else phase
+        return kind, phase, status or error.status, error.retry_after
 
     def fail(self, error: UpstreamError) -> None:
         """End the attempt with a failure."""

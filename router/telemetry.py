@@ -7,6 +7,7 @@ import logging
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from operator import add, attrgetter
 from time import perf_counter
@@ -60,6 +61,7 @@ class _Histogram:
     def __init__(self, name: str, summary: str, labels: Sequence[str] = (), bounds: Sequence[float] = _SECONDS) -> None:
         self._about = (name, summary, labels)
         self._bounds = bounds
+        self._place = partial(bisect_left, [bound * 1e3 for bound in bounds])
         self._counts: dict[tuple[str, ...], list[float]] = {} if labels else {(): self._none()}
 
     def _none(self) -> list[float]:
@@ -81,10 +83,9 @@ class _Histogram:
         counts = self._counts.get(labels)
         if counts is None:
             counts = self._counts[labels] = self._none()
-        bounds = self._bounds
-        for seconds in [duration / 1e3 for duration in milliseconds]:
-            counts[bisect_left(bounds, seconds)] += 1
-            counts[-1] += seconds
+        for place, times in Counter(map(self._place, milliseconds)).items():
+            counts[place] += times
+        counts[-1] += sum(milliseconds) / 1e3
 
     def family(self) -> Metric:
         name, summary, labels = self._about

@@ -178,13 +178,12 @@ class Response:
 
     async def read(self, largest: int = LARGEST_BODY) -> bytes:
         """The whole body. Raises `UpstreamError` (``cut``, or ``malformed`` when it is longer than ``largest``)."""
+        body = self._incoming.arrived()
+        if body is not None and len(body) <= largest and "content-encoding" not in self.headers:
+            return body
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length[-_DIGITS:]) > largest:
             raise self._too_long(largest)
-        if (body := self._incoming.arrived()) is not None and "content-encoding" not in self.headers:
-            if len(body) > largest:
-                raise self._too_long(largest)
-            return body
         pieces, size = [], 0
         async for piece in self.chunks():
             pieces.append(piece)

@@ -73,6 +73,12 @@ def test_the_baseline_s_own_answer_is_its_own_counterfactual() -> None:
     assert baseline_usage(usage, found) == usage
 
 
+def test_images_that_were_drawn_are_drawn_by_the_baseline_too() -> None:
+    usage = Usage(500, output_tokens=1_200, image_output_tokens=1_000)
+    would = baseline_usage(usage, Counterfactual("big", 1.0, 2.0, 100))
+    assert (would.output_tokens, would.image_output_tokens, would.cached_input_tokens) == (1_400, 1_000, 100)
+
+
 def test_a_limit_on_the_answer_holds_for_the_baseline_too() -> None:
     usage, asked = Usage(500, output_tokens=200), Features(input_tokens=550, max_output_tokens=250)
     found = taught().counterfactual(POLICY, asked, MATH, NOW, ("small", "mini"), usage)
