@@ -173,13 +173,14 @@ class EngineView:
 class View:
     """The world outside the request, read by the pipeline so that `decide` can stay pure.
 
-    ``now`` carries its time zone. ``cooling`` names backends in cooldown. ``in_flight`` counts requests per backend.
-    ``exceeded`` names budgets that this request would overrun. ``spent_today`` is dollars since midnight. ``draw`` is a
-    uniform number in [0, 1) for logged exploration. An exceeded budget of scope ``tier`` or ``model`` is named with
-    what it limits, as ``name/target``. ``engines`` has what fresh metrics say, by backend. ``warm`` is how many of the
-    request's leading tokens a backend probably has in its prefix cache. ``windows`` has the context windows, in tokens,
-    that servers tell of themselves where the policy states none, by backend. ``looked_at`` names, by tier, the backends
-    that were looked at where a tier has too many to look at all (`crowds`); nothing else here is about the others.
+    ``now`` carries its time zone. ``cooling`` names backends in cooldown. ``in_flight`` counts requests per backend,
+    where any tier has more than one. ``exceeded`` names budgets that this request would overrun. ``spent_today`` is
+    dollars since midnight. ``draw`` is a uniform number in [0, 1) for logged exploration. An exceeded budget of scope
+    ``tier`` or ``model`` is named with what it limits, as ``name/target``. ``engines`` has what fresh metrics say, by
+    backend. ``warm`` is how many of the request's leading tokens a backend probably has in its prefix cache.
+    ``windows`` has the context windows, in tokens, that servers tell of themselves where the policy states none, by
+    backend. ``looked_at`` names, by tier, the backends that were looked at where a tier has too many to look at all
+    (`crowds`); nothing else here is about the others.
     """
 
     now: datetime

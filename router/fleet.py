@@ -40,6 +40,8 @@ class Fleet:
         """Starts to scrape, so build it inside a running event loop."""
         shared = [tier.backends for tier in policy.tiers.values() if len(tier.backends) > 1]
         self._weighed = frozenset(backend.name for backends in shared for backend in backends)
+        self.weighs: Final = bool(shared)
+        """Whether a tier has more than one backend, so that a choice weighs how busy and how warm they are."""
         found = crowds(policy)
         crowd = {name for alike in found.values() for names in alike for name in names}
         self.crowded: Final = bool(found)

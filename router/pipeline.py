@@ -6,7 +6,7 @@ A `Pipeline` serves one policy; a reload builds another and swaps it in, so that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -71,6 +71,7 @@ class Choice:
 
 
 _choice, _entry, _order, _view = maker(Choice), maker(Entry), maker(Order), maker(View)
+_NONE_IN_FLIGHT: Mapping[str, int] = {}
 
 
 class _Used(NamedTuple):
@@ -173,7 +174,7 @@ class Pipeline:
         view = _view(
             now=datetime.now(self._timezone),
             cooling=self.dispatcher.cooling(among),
-            in_flight=self.dispatcher.in_flight(among),
+            in_flight=self.dispatcher.in_flight(among) if self.fleet.weighs else _NONE_IN_FLIGHT,
             session=session,
             spent_today=store.spent_today(self._zone),
             draw=random(),

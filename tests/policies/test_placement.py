@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from policies import placement
 from policies.decide import decide
+from policies.document import Loaded
 from policies.money import price_of
 from policies.placement import PRESSED, STAY_MS
 from policies.schema import Backend, GpuPrice, TokenPrice
-from policies.values import EngineView, Features, Session, View
-from tests.policies.examples import MANY, a_policy, a_view, engines, features, some_signals
+from policies.values import EngineView, Features, Session, Signals, View
+from tests.policies.examples import MANY, a_document, a_policy, a_view, engines, features, signals, some_signals
+from tests.policies.examples import views as worlds
 
 NAMES = ("a", "b", "c")
 PROMPT = Features(input_tokens=8_000, turns=3, last_characters=360)
@@ -231,3 +233,20 @@ def test_a_warmer_prefix_never_makes_a_backend_less_attractive(
 
     same = replace(view, engines={})
     assert place(replace(same, warm={**view.warm, name: view.warm.get(name, 0) + more})) <= place(same)
+
+
+def _each_alone() -> Loaded:
+    """The example policy, its small tier's second backend left out."""
+    tiers = a_document()["tiers"]
+    assert isinstance(tiers, dict)
+    return a_policy(tiers={**tiers, "small": {"backends": tiers["small"]["backends"][:1]}})
+
+
+EACH_ALONE = _each_alone()
+
+
+@MANY
+@given(features, st.none() | signals, worlds)
+def test_load_matters_to_no_tier_of_one_backend(asked: Features, known: Signals | None, view: View) -> None:
+    """So it is not read where all are such."""
+    assert decide(EACH_ALONE, asked, known, view) == decide(EACH_ALONE, asked, known, replace(view, in_flight={}))
