@@ -8,18 +8,39 @@ to 28 hours; what lies outside counts in the first or last bucket.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SMALLEST_MS = 0.01
 GROWTH = 1.02
 BUCKETS = 1164
+_FEW = 16
 _EDGES = [SMALLEST_MS * GROWTH**index for index in range(BUCKETS - 1)]
 
 
 def bucket(milliseconds: float) -> int:
     """The bucket that a duration falls into."""
     return bisect_left(_EDGES, milliseconds)
+
+
+def buckets(milliseconds: Sequence[float]) -> list[int]:
+    """The buckets that durations fall into."""
+    if len(milliseconds) < _FEW:
+        return list(map(bucket, milliseconds))
+    found: list[int] = _edges().searchsorted(milliseconds).tolist()
+    return found
+
+
+@cache
+def _edges() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    import numpy as np
+
+    return np.array(_EDGES)
 
 
 def value(index: int) -> float:

@@ -6,7 +6,7 @@ same from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from policies.values import Entry, Features, Signals
@@ -18,21 +18,32 @@ LEARNED_FROM = 30
 """Days back that are learned from, today included: so a change of model is followed."""
 
 
-def seen_in(entry: Entry) -> Iterator[tuple[tuple[str, str, str, str], int, int]]:
-    """What a whole answer with measured usage shows: (measure, subject, domain, kind), tokens used, and out of what.
+def seen_in(entries: Sequence[Entry]) -> Iterator[tuple[tuple[str, str, str, str], int, int]]:
+    """What whole answers with measured usage show: (measure, subject, domain, kind), tokens used, and out of what.
 
-    One that its limit cut short, or of several choices, says nothing of its length; one with images or audio nothing of
-    how text is counted.
+    All are of one tier, backend and stratum. One that its limit cut short, or of several choices, says nothing of its
+    length; one with images or audio nothing of how text is counted.
     """
-    usage, features = entry.usage, entry.features
-    if entry.outcome != "ok" or not entry.backend or not usage.measured or not usage.output_tokens:
+    first = entries[0]
+    if not first.backend:
         return
-    domain, kind = stratum(features, entry.signals)
-    if features.input_tokens and not (features.has_images or usage.audio_input_tokens):
-        yield (TAKEN, _word(entry.backend), domain, ""), usage.input_tokens, features.input_tokens
-    limit = features.max_output_tokens
-    if features.choices == 1 and (limit is None or usage.output_tokens < limit):
-        yield (WRITTEN, _word(entry.tier), domain, kind), usage.output_tokens, 1
+    domain, kind = stratum(first.features, first.signals)
+    whole = [(e.usage, e.features) for e in entries if e.outcome == "ok" and e.usage.measured and e.usage.output_tokens]
+    counted = [
+        (usage.input_tokens, features.input_tokens)
+        for usage, features in whole
+        if features.input_tokens and not (features.has_images or usage.audio_input_tokens)
+    ]
+    if counted:
+        used, given = map(sum, zip(*counted, strict=True))
+        yield (TAKEN, _word(first.backend), domain, ""), used, given
+    written = [
+        usage.output_tokens
+        for usage, features in whole
+        if features.choices == 1 and ((limit := features.max_output_tokens) is None or usage.output_tokens < limit)
+    ]
+    if written:
+        yield (WRITTEN, _word(first.tier), domain, kind), sum(written), len(written)
 
 
 def stratum(features: Features, signals: Signals | None) -> tuple[str, str]:

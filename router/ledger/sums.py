@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain, starmap
 from operator import or_
 from typing import NamedTuple, TypeAlias
 
@@ -120,7 +121,7 @@ class Tally:
             _TALLY, _COUNTERS, *(self.counts[name] for name in COUNTS), *money, len(LATENCIES), *map(len, histograms)
         )
         reals = _REALS.pack(len(REALS), *self.reals.values())
-        return head + b"".join(_PAIR.pack(*pair) for pairs in histograms for pair in pairs) + reals
+        return head + b"".join(starmap(_PAIR.pack, chain(*histograms))) + reals
 
     @classmethod
     def unpack(cls, packed: bytes) -> Tally:

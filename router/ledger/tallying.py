@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from math import exp, factorial
-from operator import attrgetter
+from itertools import accumulate
+from operator import attrgetter, mul
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policies.money import NANOS_PER_USD
@@ -34,8 +35,14 @@ _tokens = attrgetter(*_TOKENS)
 _latencies = attrgetter(*(f"{name}_ms" for name in LATENCIES))
 _paid = attrgetter("baseline_nanos", "cost_nanos", "proxy_nanos")
 
+_QUARTER = 900.0
+_TIMES = (95, 93, 47, 16, 4, 1)
+"""Of 256 draws so many count 0, 1, 2, … times in a replicate: Poisson(1), its mean exactly, its variance to 1%."""
+
 _Key: TypeAlias = tuple[int, str, str, str, str, str, str]
 """A `Cell` as a plain tuple, of which one is made for each attempt."""
+_Alike: TypeAlias = tuple[int, str, str, str, str, str, str, str]
+"""The same, but of a quarter of an hour, and with the kind of request (`lengths.stratum`)."""
 
 
 def tallies_of(entry: Entry) -> dict[Cell, Tally]:
@@ -45,40 +52,18 @@ def tallies_of(entry: Entry) -> dict[Cell, Tally]:
     return {Cell(*key): tally for key, tally in tallies.items()}
 
 
-def _plain(entry: Entry, hour: int) -> _Key | None:
-    """The one cell of an entry that was answered at the first attempt, with nothing unknown; None for any other."""
+def _plain(entry: Entry) -> _Alike | None:
+    """What an entry has in common with others, if it was answered at the first attempt and all is known; else None."""
     if len(entry.attempts) != 1 or entry.baseline_nanos is None or entry.cost_nanos is None or entry.ttft_ms is None:
         return None
     attempt = entry.attempts[0]
-    if attempt.outcome != "ok" or entry.outcome != "ok" or attempt.backend != entry.backend:
+    if attempt.outcome != "ok" or entry.outcome != "ok" or attempt.usage is None:
         return None
-    if attempt.usage is None or attempt.cost_nanos != entry.cost_nanos:
+    if attempt.backend != entry.backend or attempt.tier != entry.tier or attempt.cost_nanos != entry.cost_nanos:
         return None
-    return (hour, attempt.tier, attempt.backend, attempt.model, _domain(entry), entry.key_id, attempt.precision)
-
-
-def _add_alike(entries: Sequence[Entry], tally: Tally) -> None:
-    """Add `_plain` entries of one cell, all at once: column by column costs a third of entry by entry."""
-    counts, money = tally.counts, tally.money
-    used = [entry.attempts[0].usage for entry in entries]
-    counts["requests"] += len(entries)
-    counts["attempts"] += len(entries)
-    counts["estimated"] += sum(not entry.usage.measured for entry in entries)
-    for name, column in zip(_TOKENS, zip(*map(_tokens, used), strict=True), strict=True):
-        if total := sum(column):
-            into: dict[str, Any] = counts if name in counts else tally.reals
-            into[name] += total
-    for name, column in zip(LATENCIES, zip(*map(_latencies, entries), strict=True), strict=True):
-        buckets = tally.latencies[name]
-        for index in map(histogram.bucket, column):
-            buckets[index] = buckets.get(index, 0) + 1
-    for baseline, cost, proxy in map(_paid, entries):
-        saving = baseline - cost - proxy
-        money["cost"] += cost
-        money["baseline"] += baseline
-        money["saving"] += saving
-        _add_squares(tally, saving / NANOS_PER_USD, baseline / NANOS_PER_USD)
-    tally.reals["assumed"] += sum(e.counterfactual is not None and e.counterfactual.assumed for e in entries)
+    domain, kind = lengths.stratum(entry.features, entry.signals)
+    quarter = int(entry.at // _QUARTER)
+    return quarter, attempt.tier, attempt.backend, attempt.model, domain, entry.key_id, attempt.precision, kind
 
 
 def _add(entry: Entry, tallies: Mapping[_Key, Tally]) -> None:
@@ -113,14 +98,15 @@ def _add(entry: Entry, tallies: Mapping[_Key, Tally]) -> None:
         money["baseline"] += entry.baseline_nanos
         saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
         money["saving"] += saving
-        _add_squares(served, saving / NANOS_PER_USD, entry.baseline_nanos / NANOS_PER_USD)
+        _add_squares(served, (saving,), (entry.baseline_nanos,))
         served.reals["assumed"] += entry.counterfactual is not None and entry.counterfactual.assumed
 
 
-def _add_squares(tally: Tally, saving: float, baseline: float) -> None:
-    tally.reals["saving_squared"] += saving * saving
-    tally.reals["saving_baseline"] += saving * baseline
-    tally.reals["baseline_squared"] += baseline * baseline
+def _add_squares(tally: Tally, *nanos: Sequence[int]) -> None:
+    savings, baselines = ([amount / NANOS_PER_USD for amount in column] for column in nanos)
+    tally.reals["saving_squared"] += sum(map(mul, savings, savings))
+    tally.reals["saving_baseline"] += sum(map(mul, savings, baselines))
+    tally.reals["baseline_squared"] += sum(map(mul, baselines, baselines))
 
 
 def _add_attempt(attempt: Attempt, tally: Tally, *, answered: bool) -> None:
@@ -154,62 +140,109 @@ def _domain(entry: Entry) -> str:
     return entry.signals.domain if entry.signals is not None and entry.signals.knows_domain else ""
 
 
-def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
-    """The packed sums of some entries."""
-    tallies: dict[_Key, Tally] = defaultdict(Tally)
-    spend: dict[int, list[int]] = defaultdict(lambda: [0] * 4)
-    savings: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    seen: dict[tuple[int, tuple[str, str, str, str]], list[int]] = defaultdict(lambda: [0, 0])
-    plain: dict[_Key, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        hour = hour_of(entry.at)
-        if (key := _plain(entry, hour)) is not None:
-            plain[key].append(entry)
-        else:
-            _add(entry, tallies)
-        spend[hour][int(entry.at % 3600 // 900)] += spent(entry)
+@dataclass(slots=True)
+class _Sums:
+    """What some entries add up to. Those that are alike are added column by column, at a third of the cost."""
+
+    tallies: dict[_Key, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    spend: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * 4))
+    savings: dict[int, tuple[list[int], list[int]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
+    seen: dict[tuple[int, tuple[str, str, str, str]], list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0])
+    )
+
+    def add(self, entry: Entry) -> None:
+        """Add any entry."""
+        _add(entry, self.tallies)
+        self._spend_and_see(int(entry.at // _QUARTER), spent(entry), (entry,))
         if entry.cost_nanos is not None and entry.baseline_nanos is not None:
             saving = entry.baseline_nanos - entry.cost_nanos - entry.proxy_nanos
-            savings[hour].append((saving, entry.baseline_nanos))
-        for stratum, used, given in lengths.seen_in(entry):
-            sums = seen[hour // 24 * 24, stratum]
+            self._save(hour_of(entry.at), (saving,), (entry.baseline_nanos,))
+
+    def add_alike(self, common: _Alike, entries: Sequence[Entry]) -> None:
+        """Add `_plain` entries that have all this in common."""
+        quarter, tier, backend, model, domain, key, precision, _ = common
+        tally = self.tallies[quarter // 4, tier, backend, model, domain, key, precision]
+        counts, money, reals = tally.counts, tally.money, tally.reals
+        counts["requests"] += len(entries)
+        counts["attempts"] += len(entries)
+        counts["estimated"] += sum(not entry.usage.measured for entry in entries)
+        used = [entry.attempts[0].usage for entry in entries]
+        for name, column in zip(_TOKENS, zip(*map(_tokens, used), strict=True), strict=True):
+            if total := sum(column):
+                into: dict[str, Any] = counts if name in counts else reals
+                into[name] += total
+        for name, column in zip(LATENCIES, zip(*map(_latencies, entries), strict=True), strict=True):
+            known = tally.latencies[name]
+            for bucket, count in Counter(histogram.buckets(column)).items():
+                known[bucket] = known.get(bucket, 0) + count
+        baselines, costs, proxies = zip(*map(_paid, entries), strict=True)
+        savings = [baseline - cost - proxy for baseline, cost, proxy in zip(baselines, costs, proxies, strict=True)]
+        money["cost"] += sum(costs)
+        money["baseline"] += sum(baselines)
+        money["saving"] += sum(savings)
+        _add_squares(tally, savings, baselines)
+        reals["assumed"] += sum(e.counterfactual is not None and e.counterfactual.assumed for e in entries)
+        self._save(quarter // 4, savings, baselines)
+        self._spend_and_see(quarter, sum(costs), entries)
+
+    def _save(self, hour: int, savings: Iterable[int], baselines: Iterable[int]) -> None:
+        known = self.savings[hour]
+        known[0].extend(savings)
+        known[1].extend(baselines)
+
+    def _spend_and_see(self, quarter: int, nanos: int, entries: Sequence[Entry]) -> None:
+        self.spend[quarter // 4][quarter % 4] += nanos
+        for stratum, used, given in lengths.seen_in(entries):
+            sums = self.seen[quarter // 96 * 24, stratum]
             sums[0] += used
             sums[1] += given
-    for key, alike in plain.items():
-        _add_alike(alike, tallies[key])
-    packed = {(key[0], Cell(*key).field): tally.pack() for key, tally in tallies.items()}
-    for hour, quarters in spend.items():
-        packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
-    for hour, pairs in savings.items():
-        packed[hour, SAVING_FIELD] = pack_vector(_replicates(pairs))
-    for (day, stratum), sums in seen.items():
-        packed[day, "\x1f".join((SEEN_FIELD, *stratum))] = pack_vector(sums)
-    return packed
+
+    def packed(self) -> dict[tuple[int, str], bytes]:
+        """All of it, packed."""
+        packed = {(key[0], Cell(*key).field): tally.pack() for key, tally in self.tallies.items()}
+        for hour, quarters in self.spend.items():
+            packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
+        for hour, columns in self.savings.items():
+            packed[hour, SAVING_FIELD] = pack_vector(_replicates(*columns))
+        for (day, stratum), sums in self.seen.items():
+            packed[day, "\x1f".join((SEEN_FIELD, *stratum))] = pack_vector(sums)
+        return packed
 
 
-def _replicates(pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Sums of (saving, baseline) over `REPLICATES` resamples.
+def pack_entries(entries: Sequence[Entry]) -> dict[tuple[int, str], bytes]:
+    """The packed sums of some entries."""
+    sums = _Sums()
+    alike: dict[_Alike, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if (common := _plain(entry)) is not None:
+            alike[common].append(entry)
+        else:
+            sums.add(entry)
+    for common, some in alike.items():
+        sums.add_alike(common, some)
+    return sums.packed()
+
+
+def _replicates(savings: Sequence[int], baselines: Sequence[int]) -> list[int]:
+    """Sums of savings, then of baselines, in millionths of a dollar, over `REPLICATES` resamples.
 
     The Poisson bootstrap (Hanley and MacGibbon 2006): each request counts Poisson(1) times in each replicate, drawn
     once, when it is written down; so replicates of hours and proxies simply add up.
     """
     import numpy as np
 
-    ends, bits = _poisson()
-    drawn = bits.random_raw(REPLICATES * len(pairs) // 4).view(np.uint16).reshape(REPLICATES, -1)
+    drawn = _bits().random_raw(REPLICATES * len(savings) // 8).view(np.uint8).reshape(-1, REPLICATES)
     times, beyond = np.zeros(drawn.shape, np.uint8), np.empty(drawn.shape, np.bool_)
-    for end in ends:
-        times += np.greater_equal(drawn, end, out=beyond)
-    micros = (times.astype(np.float64) @ (np.array(pairs, dtype=np.float64) / 1_000)).T
+    for end in accumulate(_TIMES[:-1]):
+        times += np.greater_equal(drawn, np.uint8(end), out=beyond)
+    micros = np.array((savings, baselines), np.float64) / 1_000 @ times.astype(np.float64)
     rounded: list[int] = np.rint(micros).astype(np.int64).ravel().tolist()
     return rounded
 
 
 @cache
-def _poisson() -> tuple[Sequence[np.uint16], np.random.BitGenerator]:
-    """Where 16 even bits are cut into Poisson(1) numbers, and what draws the bits: cheaper than drawing the numbers."""
+def _bits() -> np.random.BitGenerator:
     import numpy as np
 
-    shares = np.array([exp(-1) / factorial(times) for times in range(9)])
-    ends = np.rint(np.cumsum(shares) * 65_536)
-    return tuple(ends[ends < 65_536].astype(np.uint16)), np.random.SFC64()
+    return np.random.SFC64()

@@ -32,3 +32,10 @@ def test_what_lies_outside_counts_at_the_ends() -> None:
 
 def test_nothing_has_no_percentile() -> None:
     assert histogram.percentile({}, 0.5) is None
+
+
+@given(st.lists(st.floats(-1, 1e9), min_size=1, max_size=60))
+def test_many_durations_fall_where_each_does(observed: list[float]) -> None:
+    assert histogram.buckets(observed) == list(map(histogram.bucket, observed))
+    edges = histogram._EDGES
+    assert histogram.buckets(edges) == list(map(histogram.bucket, edges))

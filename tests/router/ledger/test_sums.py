@@ -1,3 +1,4 @@
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.values import Attempt, Entry, Usage
+from policies.values import Attempt, Entry, Features, Usage
 from router.ledger.sums import (
     COUNTS,
     MONEY,
@@ -22,7 +23,7 @@ from router.ledger.sums import (
     seconds_held,
     unpack_vector,
 )
-from router.ledger.tallying import pack_entries, spent, tallies_of
+from router.ledger.tallying import _TIMES, pack_entries, spent, tallies_of
 from tests.router.ledger.entries import NOON, entries, entry
 
 
@@ -89,6 +90,40 @@ def test_each_attempt_is_billed_to_its_own_backend_and_waste_is_shown_apart() ->
     assert (small.counts["requests"], small.money["cost"], small.money["wasted"]) == (0, 30, 30)
     assert (large.counts["requests"], large.money["cost"], large.money["wasted"]) == (1, 700, 0)
     assert large.money["saving"] + small.money["saving"] == -30
+
+
+def test_entries_that_are_alike_add_up_as_they_do_one_by_one() -> None:
+    """Two kinds of requests, of two keys, over the end of an hour, and enough of each."""
+    made = [
+        entry(
+            f"r{i}", at=NOON + 3600 - 40 + i / 2, cost=1_000 + i, baseline=5_000 + 7 * i, key=f"k{i % 2}",
+            usage=Usage(100 + i, output_tokens=i % 5, audio_input_tokens=i % 3), total_ms=1.1**i,
+            features=Features(input_tokens=90, has_tools=i % 4 == 0, max_output_tokens=3 if i % 10 == 0 else None),
+        )
+        for i in range(160)
+    ]  # fmt: skip
+    together, apart = pack_entries(made), merge_packed(*(pack_entries([one]) for one in made))
+    assert together.keys() == apart.keys()
+    slowly: dict[tuple[int, str], Tally] = defaultdict(Tally)
+    for one in made:
+        for cell, tally in tallies_of(one).items():
+            slowly[cell.hour, cell.field].merge(tally)
+    for (hour, name), packed in together.items():
+        if name[0] != "=":
+            mine = Tally.unpack(packed)
+            for theirs in (Tally.unpack(apart[hour, name]), slowly[hour, name]):
+                assert (mine.counts, mine.money, mine.latencies) == (theirs.counts, theirs.money, theirs.latencies)
+                assert mine.reals == pytest.approx(theirs.reals, rel=1e-12)
+        elif name != SAVING_FIELD:
+            assert packed == apart[hour, name]
+
+
+def test_the_bootstrap_s_weights_have_poisson_s_mean_and_nearly_its_variance() -> None:
+    draws = sum(_TIMES)
+    mean = sum(times * count for times, count in enumerate(_TIMES)) / draws
+    variance = sum((times - mean) ** 2 * count for times, count in enumerate(_TIMES)) / draws
+    assert (draws, mean) == (256, 1)
+    assert abs(variance - 1) < 0.01
 
 
 def test_an_unpriced_request_adds_nothing_to_cost_or_saving_and_is_counted() -> None:
