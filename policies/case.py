@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from itertools import groupby
 
 from policies import variants
 from policies.addressing import Target
 from policies.conditions import Facts, Verdict
-from policies.crowds import Tariff
 from policies.document import Loaded
 from policies.eligibility import Standing, standings
 from policies.frozen import quick
-from policies.money import UNPRICED, Price, expected_cost
+from policies.money import Price, dearest
 from policies.objective import Option, choose, expected_output_tokens
 from policies.schema import Backend, Budget, Objective, Policy, Rule
 from policies.values import Features, Signals, View
@@ -118,23 +116,8 @@ def estimate(
     """Estimate one tier or variant by its dearest backend; its cost is unknown if one is unpriced."""
     success = signals.success.get(tier) if signals is not None else None
     found = [(prices[backend.name], backend.max_output_tokens) for backend in backends]
-    return Option(tier, order, success, dearest(found, features, expected_output_tokens(features, signals)))
-
-
-def dearest(found: Iterable[Tariff], features: Features, output_tokens: int) -> Decimal | None:
-    """Estimate the dollars that a request would take at the dearest of some tariffs; None if one has no price.
-
-    ``output_tokens`` are expected of all its choices together, where nothing caps them.
-    """
-    most = None
-    for price, cap in found:
-        output = output_tokens if cap is None else min(output_tokens, cap * max(1, features.choices))
-        cost = expected_cost(price, features.input_tokens, output)
-        if cost is UNPRICED:
-            return None
-        if most is None or cost > most:
-            most = cost
-    return most
+    output_tokens = expected_output_tokens(features, signals)
+    return Option(tier, order, success, dearest(found, features.input_tokens, output_tokens, features.choices))
 
 
 def under(loaded: Loaded, target: Target, case: Case, signals: Signals) -> Case:

@@ -7,11 +7,7 @@ randomized load balancing"), and costs the same however many there are. Who was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias
-
-from policies.money import Price
-from policies.schema import Backend, Policy
+from policies.schema import Policy
 
 LOOKED_AT = 16
 """Backends of a tier that a request looks at; a tier of no more is looked at whole."""
@@ -39,13 +35,3 @@ def crowds(policy: Policy) -> dict[str, Alike]:
 def share(groups: Alike) -> int:
     """How many of each group to look at: two at least, so that there is a choice."""
     return max(2, LOOKED_AT // len(groups))
-
-
-Tariff: TypeAlias = tuple[Price | None, int | None]
-"""What a backend's cost is estimated by: its price, and the most tokens that it answers with."""
-
-
-def tariffs(backends: Iterable[Backend], prices: Mapping[str, Price | None]) -> tuple[Tariff, ...]:
-    """The tariffs of some backends, each once: one stands for all that have it."""
-    found = ((prices[backend.name], backend.max_output_tokens) for backend in backends)
-    return tuple({repr(tariff): tariff for tariff in found}.values())

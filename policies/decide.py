@@ -12,7 +12,7 @@ from datetime import datetime
 
 from policies import placement
 from policies.addressing import Target
-from policies.case import Case, awake, case_of, dearest, judge_rules
+from policies.case import Case, awake, case_of, judge_rules
 from policies.conditions import Facts
 from policies.document import Loaded
 from policies.eligibility import Standing, refusal
@@ -23,7 +23,7 @@ from policies.schema import Backend, Objective, Policy
 from policies.session import hold
 from policies.values import Decision, Estimate, Features, Plan, Refusal, Signals, Step, Success, View
 
-_decision, _estimate = maker(Decision), maker(Estimate)
+_decision = maker(Decision)
 
 
 @quick
@@ -106,10 +106,8 @@ def _as_planned(loaded: Loaded, features: Features, signals: Signals | None, vie
         if any(rule.exclude is not None for rule in holding):
             return None
         matched = tuple([rule.name for rule in holding])
-    output_tokens, estimates = expected_output_tokens(features, None), []
-    for tier, tariffs in loaded.tariffs.items():
-        estimates.append(_estimate(tier, None, dearest(tariffs, features, output_tokens)))
-    return _decision(plan.steps, plan.reasons, loaded.hash, 1.0, tuple(estimates), matched)
+    estimates = loaded.estimates(features.input_tokens, expected_output_tokens(features, None), features.choices)
+    return _decision(plan.steps, plan.reasons, loaded.hash, 1.0, estimates, matched)
 
 
 def _plan_for(loaded: Loaded, model: str) -> Plan | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import yaml
@@ -19,20 +19,23 @@ from policies.addressing import Target, resolve, targets
 from policies.catalogue import ModelFacts, fill
 from policies.check import warnings
 from policies.conditions import When
-from policies.crowds import Tariff, tariffs
 from policies.eligibility import Open
-from policies.money import Price, price_of
+from policies.frozen import maker
+from policies.money import Price, dearest, price_of, tariffs
 from policies.problems import PolicyErrors, Problem, hint
 from policies.references import reference_problems
 from policies.schema import Policy
 from policies.source import Path, Source, read
-from policies.values import Plan, Refusal
+from policies.values import Estimate, Plan, Refusal
 
 __all__ = ["Loaded", "PolicyErrors", "Problem", "complete", "json_schema", "load", "resolved", "show"]
 
 _SECRET_KEYS = frozenset({"api_key", "encoder_key", "headers", "redis"})
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _MASK = "**********"
+_estimate = maker(Estimate)
+_SIZES = 4096
+"""Sizes of requests whose estimates are remembered: some 500 bytes each, with two tiers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,9 @@ class Loaded:
     source: Source = field(repr=False)
     prices: Mapping[str, Price | None] = field(init=False, repr=False, compare=False)
     """Each backend's price by its name, worked out once."""
-    tariffs: Mapping[str, Sequence[Tariff]] = field(init=False, repr=False, compare=False)
-    """By tier, what its cost is estimated by."""
+    estimates: Callable[[int, int, int], tuple[Estimate, ...]] = field(init=False, repr=False, compare=False)
+    """What each tier would cost that nothing stands in the way of, by a request's input tokens, those of its choices
+    together, and how many choices these are; remembered, as sizes come again."""
     told_apart: frozenset[str] = field(init=False, repr=False, compare=False)
     """The tiers some of whose backends answer differently well from others."""
     weighs: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -68,8 +72,7 @@ class Loaded:
         tiers = self.policy.tiers.values()
         prices = {backend.name: price_of(backend) for tier in tiers for backend in tier.backends}
         object.__setattr__(self, "prices", prices)
-        by_tier = {name: tariffs(tier.backends, prices) for name, tier in self.policy.tiers.items()}
-        object.__setattr__(self, "tariffs", by_tier)
+        object.__setattr__(self, "estimates", _estimates(self.policy, prices))
         apart = frozenset(name for name, tier in self.policy.tiers.items() if tier.told_apart)
         object.__setattr__(self, "told_apart", apart)
         whens = [*(rule.when for rule in self.policy.rules), *(budget.when for budget in self.policy.budgets)]
@@ -87,6 +90,17 @@ class Loaded:
     def target(self, model: str, allowed: tuple[str, ...] | None = None) -> Target | Refusal:
         """What a request's ``model`` asks for (see `policies.addressing.resolve`), worked out once for each name."""
         return self._targets.get(model) or resolve(self.policy, model, allowed)
+
+
+def _estimates(policy: Policy, prices: Mapping[str, Price | None]) -> Callable[[int, int, int], tuple[Estimate, ...]]:
+    by_tier = {name: tariffs(tier.backends, prices) for name, tier in policy.tiers.items()}
+
+    @lru_cache(_SIZES)
+    def estimates(input_tokens: int, output_tokens: int, choices: int) -> tuple[Estimate, ...]:
+        costs = [(tier, dearest(found, input_tokens, output_tokens, choices)) for tier, found in by_tier.items()]
+        return tuple([_estimate(tier, None, cost) for tier, cost in costs])
+
+    return estimates
 
 
 def load(

@@ -6,7 +6,7 @@ declared price of zero is a price.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import Enum
@@ -89,6 +89,9 @@ class GpuRates:
 
 
 Price: TypeAlias = TokenRates | GpuRates
+
+Tariff: TypeAlias = tuple[Price | None, int | None]
+"""What a backend's cost is estimated by: its price, and the most tokens that it answers with."""
 
 
 def price_of(backend: Backend) -> Price | None:
@@ -198,6 +201,28 @@ def expected_cost(price: Price | None, input_tokens: int, output_tokens: int) ->
     if isinstance(price, TokenRates):
         return (price.of("", input_tokens) if price.above else price).plain(input_tokens, output_tokens)
     return UNPRICED if price is None else _gpu_cost(output_tokens, price)
+
+
+def tariffs(backends: Iterable[Backend], prices: Mapping[str, Price | None]) -> tuple[Tariff, ...]:
+    """The tariffs of some backends, each once: one stands for all that have it."""
+    found = ((prices[backend.name], backend.max_output_tokens) for backend in backends)
+    return tuple({repr(tariff): tariff for tariff in found}.values())
+
+
+def dearest(found: Iterable[Tariff], input_tokens: int, output_tokens: int, choices: int = 1) -> Decimal | None:
+    """Dollars that a call would cost at the dearest of some tariffs; None if one has no price.
+
+    ``output_tokens`` are those of all its ``choices`` together, where nothing caps them.
+    """
+    most = None
+    for price, cap in found:
+        output = output_tokens if cap is None else min(output_tokens, cap * max(1, choices))
+        cost = expected_cost(price, input_tokens, output)
+        if cost is UNPRICED:
+            return None
+        if most is None or cost > most:
+            most = cost
+    return most
 
 
 def nanos(usd: Decimal) -> int:

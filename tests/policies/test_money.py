@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import money
-from policies.case import dearest
 from policies.schema import Backend, GpuPrice, TokenPrice
-from policies.values import Features, Usage
+from policies.values import Usage
 
 PRICE = TokenPrice(
     input_usd_per_mtok=Decimal("2.5"),
@@ -86,14 +85,11 @@ def test_halves_round_to_even() -> None:
 
 
 def test_a_backend_is_estimated_to_answer_no_more_than_it_can() -> None:
-    asked, price = Features(input_tokens=10, choices=3), priced(PRICE)
-    assert dearest([(price, 100)], asked, 900) == money.expected_cost(price, 10, 300)
-    assert (
-        dearest([(price, 400)], asked, 900)
-        == dearest([(price, None)], asked, 900)
-        == money.expected_cost(price, 10, 900)
-    )
-    assert dearest([(price, None), (None, None)], asked, 900) is None
+    price = priced(PRICE)
+    assert money.dearest([(price, 100)], 10, 900, 3) == money.expected_cost(price, 10, 300)
+    assert money.dearest([(price, 400)], 10, 900, 3) == money.expected_cost(price, 10, 900)
+    assert money.dearest([(price, 100), (price, None)], 10, 900, 3) == money.expected_cost(price, 10, 900)
+    assert money.dearest([(price, None), (None, None)], 10, 900) is None
 
 
 @given(st.decimals(0, 1_000, places=4, allow_nan=False), st.integers(0, 10**7), st.integers(0, 10**7))
