@@ -15,8 +15,6 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
-import numpy as np
-
 MOST: Final = 2400
 """Characters of the longest prompt that is taken apart: beside more text a gadget moves little."""
 
@@ -32,13 +30,15 @@ MOST_WORDS: Final = 90
 LEAST: Final = 8
 """Bytes of the shortest core."""
 
-KEPT: Final = 2048
+KEPT: Final = 8192
 """Words of which it is remembered what they are."""
 
 _INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e01ef]"
 )
+_CONTROLS: Final = bytes([*range(0x09), *range(0x0B, 0x20), 0x7F])
+"""Those of them that are ASCII."""
 _GREETING: Final = re.compile(
     r"(?:(?:hi|hello|hey|dear|good (?:morning|afternoon|evening))\b[\w ]{0,12}[,.!]+\s+)?(?:(?:can|could|would) you "
     r"(?:please |kindly )?help(?: me)?(?: (?:with|out))?(?: (?:this|something))?[?.!,:]+\s+)?"
@@ -59,21 +59,24 @@ def plain(text: str) -> str:
     Three of a letter or symbol stay, four spaces, one empty line; digits stay as they are. A greeting and thanks are
     left where little else is said.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    text = _INVISIBLE.sub("", text)
+    if text.isascii():
+        text = text.encode().translate(None, _CONTROLS).decode()
+    else:
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     if "\n\n\n" in text or "\t" in text or _has_run(text):
         text = _RUN.sub(_shorter, text)
-    greeting, thanks = _GREETING.match(text), _THANKS.search(text, max(0, len(text) - _FAREWELL))
+    greeting, thanks, end = _GREETING.match(text), None, text[-_FAREWELL:].lower()
+    if "please" in end or "thank" in end or "thx" in end or "cheers" in end:
+        thanks = _THANKS.search(text, max(0, len(text) - _FAREWELL))
     bare = text[greeting.end() if greeting else 0 : thanks.start() if thanks else len(text)]
     return bare if len(bare) == len(text) or len(bare.split(None, 3)) > 2 else text
 
 
 def _has_run(text: str) -> bool:
-    """Whether one character stands four times in a row."""
-    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    twice = characters[1:] == characters[:-1]
-    return bool((twice[2:] & twice[1:-1] & twice[:-2]).any())
+    """Whether one character may stand four times in a row: whether three times it is what the last one was."""
+    raw, size = (text.encode(), 1) if text.isascii() else (text.encode("utf-32-le", "surrogatepass"), 4)
+    number = int.from_bytes(raw, "little")
+    return bytes(3 * size) in (number ^ (number >> 8 * size)).to_bytes(len(raw), "little")
 
 
 def _shorter(run: re.Match[str]) -> str:
@@ -174,7 +177,11 @@ def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[st
         return False
     if core[-1].isalpha() and core.isascii() and len(core.split(None, _FEW)) < _FEW:
         return False
-    return bool(_ASKS.search(core) or _FAR.search(core)) or not _ASKS.search(part)
+    return _asks(core) or bool(_FAR.search(core)) or not _asks(part)
+
+
+def _asks(text: str) -> bool:
+    return "?" in text or bool(_ASKS.search(text))
 
 
 _END: Final = re.compile(r"(?:[.!?;:。！？；：]|```|\$\$)[\"')\]}*]*$")
@@ -202,6 +209,9 @@ _MOVED: Final = frozenset(
 # Noise, code and formulas: runs of consonants or of letters, camel case, symbols inside or around a word, keywords.
 _HARSH: Final = re.compile(r"[^aeiouy]{5}|^[^aeiouy]{3,}$|.{21}")
 """The first two of these in a word of small ASCII letters."""
+_STOPS: Final = ".,:;?!"
+_TANGLED: Final = re.compile(r"[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{5}|[a-z][A-Z]|[A-Za-z]{21}")
+"""What of the following is in a word of ASCII letters, small or not, and stops behind them."""
 _ODD: Final = re.compile(
     r"[^\W\d_aeiouyAEIOUYÀ-ÿ]{5}|^[^\W\d_A-Zaeiouy]{3,}$|[^\W\d_]{21}|[a-z][A-Z]|[\w)\]][^\w\s.,:?!'\"’)%/-]+\w"
     r"|[^\w\s.,:;?!'\"’()$%/-]{2}|[\\{}<>|]|^[\[#*=]"
@@ -239,13 +249,12 @@ def _beginnings(text: str) -> list[int]:
     kinds = _kinds(words, natures)
     lines = set(accumulate(len(line.split()) for line in text.split("\n"))) if "\n" in text else ()
     found = []
-    for at in range(1, len(words)):
-        last, this = natures[at - 1], natures[at]
+    for at, (last, this) in enumerate(pairwise(natures), 1):
         if last.holds or this.label:
             continue
         if last.stops or kinds[at] != kinds[at - 1] or at in lines:
             found.append(at)
-        elif last.low and (this.capital or this.loud or this.opens):
+        elif this.starts and last.low:
             after = words[at + 1] if at + 1 < len(words) else ""
             if _begins(last, words[at], this, after):
                 found.append(at)
@@ -255,7 +264,7 @@ def _beginnings(text: str) -> list[int]:
 class _Nature(NamedTuple):
     """What a word is wherever it stands: its kind (see `_kinds`), whether it is a ``label``, as of an option, whether
     it ``holds`` on to the next word or ``stops`` before it, ends in a ``low`` letter, has one ``capital``, is all
-    ``loud``, ``opens`` a request, or cannot be what a request ``follows``."""
+    ``loud``, ``opens`` a request (``starts``: any of these three), or cannot be what a request ``follows``."""
 
     kind: int
     label: bool
@@ -266,14 +275,13 @@ class _Nature(NamedTuple):
     loud: bool
     opens: bool
     follows: bool
+    starts: bool
 
 
 def _of_letters(word: str) -> _Nature:
     """The nature of a word of small ASCII letters."""
-    odd = word in _KEYWORDS or _HARSH.search(word)
-    return _Nature(
-        1 if odd else 0, False, word in _JOINS, False, True, False, False, word in _OPENERS, word not in _MOVED
-    )
+    kind, opens = 1 if word in _KEYWORDS or _HARSH.search(word) else 0, word in _OPENERS
+    return _Nature(kind, False, word in _JOINS, False, True, False, False, opens, word not in _MOVED, opens)
 
 
 _TELLING: Final = {word: _of_letters(word) for word in _KEYWORDS | _JOINS | _OPENERS | _MOVED}
@@ -285,15 +293,18 @@ def _nature(word: str) -> _Nature:
     if word.isalpha() and word.islower() and word.isascii():
         return _TELLING.get(word) or (_NOISE if _HARSH.search(word) else _PLAIN)
     lower, end = word.lower(), word[-1]
-    kind = 2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0
-    if end.isalnum():
-        label = stops = False
+    if word.isascii() and word.rstrip(_STOPS).isalpha():
+        kind = 1 if _TANGLED.search(word) else 0
+        stops = end != "," and not end.isalpha()
+        label = stops and bool(_LABEL.match(word))
     else:
-        label, stops = bool(_LABEL.match(word)), bool(_END.search(word))
+        kind = 2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0
+        label = stops = False
+        if not end.isalnum():
+            label, stops = bool(_LABEL.match(word)), bool(_END.search(word))
     holds, capital = label or end == "," or lower in _JOINS, word[0].isupper() and word[1:].islower()
-    return _Nature(
-        kind, label, holds, stops, end.islower(), capital, word.isupper(), lower in _OPENERS, lower not in _MOVED
-    )
+    loud, opens, follows = word.isupper(), lower in _OPENERS, lower not in _MOVED
+    return _Nature(kind, label, holds, stops, end.islower(), capital, loud, opens, follows, capital or loud or opens)
 
 
 def _begins(last: _Nature, word: str, this: _Nature, after: str) -> bool:

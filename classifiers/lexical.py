@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from itertools import repeat
 from math import log1p
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -42,6 +43,8 @@ _FUNCTION: Final = frozenset([
 ])  # fmt: skip
 _FIRST: Final = frozenset(["I", "i", "my", "me", "My", "we", "We", "our", "us"])
 _SECOND: Final = frozenset(["you", "your", "You", "Your", "please", "Please"])
+_SPAN: Final = 10
+"""Bits for the count of one kind of word, of which there are 400 at most."""
 _YEAR: Final = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
 _STATEMENTS: Final = frozenset(["both", "only", "all", "statement", "neither", "following"])
 _STATEMENT: Final = re.compile(r"\b(?:both|only|all of|statement|neither|following)\b", re.IGNORECASE)
@@ -49,7 +52,13 @@ _RELATION: Final = frozenset([
     "as", "than", "times", "twice", "thrice", "half", "halves", "double", "doubles", "doubled", "triple", "triples",
     "tripled", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths",
 ])  # fmt: skip
+_KINDS: Final = {
+    word: sum(1 << _SPAN * kind for kind, words in enumerate((_FUNCTION, _FIRST, _SECOND, _RELATION)) if word in words)
+    for word in _FUNCTION | _FIRST | _SECOND | _RELATION
+}
+"""Words of a kind that is counted, each with a number that counts one of each of its kinds."""
 _DECIMAL: Final = re.compile(r"\.\d")
+_INITIAL: Final = itemgetter(0)
 _DIGITS: Final = bytes(range(48, 58))
 _CAPITALS: Final = bytes(range(65, 91))
 _SYMBOLS: Final = b"=+*/<>^|&%#@~_[]{}"
@@ -129,27 +138,25 @@ def _wording(parts: _Parts) -> list[float]:
     option_words = [w for o in options for w in _WORD.findall(o)[:40]]
     stem = set(_WORD.findall(text[: text.find(options[0])])) if options and options[0] else distinct
     digits = list(map(len, numbers))
+    kinds = sum(map(_KINDS.get, words, repeat(0)))
+    function, first, second, relation = (kinds >> _SPAN * kind & (1 << _SPAN) - 1 for kind in range(4))
     return [
         (len(words) / (1 + parts.bytes_of(b".!?")) - 15.0) / 15.0,
-        sum([length > 7 for length in lengths]) / count * 2.0,
+        sum(map((7).__lt__, lengths)) / count * 2.0,
         (len(distinct) / count - 0.7) * 2.0,
-        _among(words, _FUNCTION) / count * 2.0,
-        sum([word[0].isupper() for word in words[1:]]) / count * 3.0,
-        _among(words, _FIRST) / count * 8.0,
-        _among(words, _SECOND) / count * 8.0,
+        function / count * 2.0,
+        sum(map(str.isupper, map(_INITIAL, words[1:]))) / count * 3.0,
+        first / count * 8.0,
+        second / count * 8.0,
         (len(_YEAR.findall(text)) if 4 in digits else 0) / 3.0,
         raw.count(b",") / count * 6.0,
         log1p(parts.bytes_of(b"([")) / 3.0,
         (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
-        _among(option_words, stem) / (1 + len(option_words)),
+        sum(map(stem.__contains__, option_words)) / (1 + len(option_words)),
         (max(lengths) - 10.0) / 6.0 if lengths else 0.0,
         log1p(max(digits)) / 2.5 if digits else 0.0,
         parts.times(_STATEMENT, _STATEMENTS) / 4.0,
         raw.count(b"-") / count * 8.0,
-        0.0 if options else log1p(_among(words, _RELATION)) / 1.5,
+        0.0 if options else log1p(relation) / 1.5,
         0.0 if options else log1p(len(_DECIMAL.findall(text))) / 1.5,
     ]
-
-
-def _among(words: Sequence[str], some: Set[str]) -> int:
-    return sum(map(some.__contains__, words))

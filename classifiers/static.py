@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from classifiers.encoder import Vectors, word_pieces
 RARITY = 3e-4
 """The a of the SIF weights a / (a + p) of a piece with probability p (Arora et al., 2017)."""
 
+
+COMMON = 12_288
+"""Rows of the table that are kept in memory, 768 bytes each: the commonest pieces come first."""
 
 AT_ONCE = 64
 """Rows that are laid side by side to be added: more than 128 KiB would be fresh pages of memory each time."""
@@ -27,12 +32,16 @@ class StaticEncoder:
     """Means of weighted piece vectors, read from a table on disk."""
 
     def __init__(self, table: Path, tokenizer: Path, name: str) -> None:
-        """Map ``table``, an ``.npy`` file of shape (pieces, dimension) in float16.
+        """Open ``table``, an ``.npy`` file of shape (pieces, dimension) in float16.
 
-        What is read of its 22 MiB becomes resident, the same pages for all processes of the machine.
+        Rows of rare pieces are read when they are asked for: mapped, all 22 MiB of the table would soon be resident.
         """
-        self._table: NDArray[np.int16] = np.asarray(np.load(table, mmap_mode="r")).view(np.int16)
-        self.dimension: int = self._table.shape[1]
+        mapped = np.load(table, mmap_mode="r").view(np.int16)
+        self.dimension: int = mapped.shape[1]
+        self._common = np.array(mapped[:COMMON])
+        self._file = os.open(table, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._start, self._width = mapped.offset, self.dimension * mapped.itemsize
         self._pieces = word_pieces(tokenizer)
         self.name = name
         self.runtime = "a table"
@@ -56,7 +65,10 @@ class StaticEncoder:
         return vector
 
     def _rows(self, numbers: NDArray[np.int64]) -> Vectors:
-        return widened(self._table.take(numbers, axis=0))
+        halves = self._common.take(numbers, axis=0, mode="clip")
+        for at in (numbers >= COMMON).nonzero()[0].tolist():
+            os.preadv(self._file, [halves[at]], self._start + int(numbers[at]) * self._width)
+        return widened(halves)
 
 
 def widened(halves: NDArray[np.int16]) -> Vectors:

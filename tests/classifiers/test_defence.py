@@ -1,11 +1,13 @@
 """The text's own defences: what is read of it, and what is left of it without a part that could be a gadget."""
 
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from classifiers import defence
 from classifiers.defence import LEAST, MOST, cores, plain
 
 QUESTION = "What is the capital of France?"
@@ -90,3 +92,18 @@ def test_cores_are_ends_of_the_text(first: str, last: str) -> None:
 
 def test_long_texts_are_left_alone() -> None:
     assert cores(f"{PLEA} {QUESTION} " + "word " * MOST) == ()
+
+
+@given(st.text("abEé1 _.\n", max_size=40), st.sampled_from("aé_1 \n"), st.integers(2, 6))
+def test_a_run_of_four_is_found_wherever_it_stands(text: str, character: str, times: int) -> None:
+    text += character * times + text[::-1]
+    assert defence._has_run(text) == bool(re.search(r"(.)\1{3}", text, re.DOTALL))
+
+
+@given(st.text("aeiybcdfXBCD", min_size=1, max_size=24), st.text(".,:;?!", max_size=2))
+def test_words_of_letters_are_read_sooner_and_no_otherwise(letters: str, stops: str) -> None:
+    word = letters + stops
+    nature = defence._nature.__wrapped__(word)
+    assert nature.kind == (1 if defence._ODD.search(word) else 0)
+    assert nature.stops == bool(defence._END.search(word))
+    assert nature.label == bool(stops and defence._LABEL.match(word))
