@@ -233,10 +233,9 @@ class Errand:
 
     def _open(self, lane: Lane, flight: Flight, body: bytes) -> Answer:
         """From a whole response to an answer."""
-        seen = stream.whole(body, self._order.path)
-        flight.usage = seen.usage
-        if seen.usage is None:
-            flight.said = Said(seen.text)
+        flight.usage, text = stream.whole(body, self._order.path)
+        if flight.usage is None:
+            flight.said = Said(text)
         if self._order.stream:
             raise UpstreamError("malformed", "The backend was asked for a stream and did not send one.", status=200)
         flight.first()

@@ -19,10 +19,11 @@ class Known(Generic[T]):
     Only the length of their bodies may differ. It is for whoever knows that the parser is between two messages.
     """
 
-    __slots__ = ("_after", "_before", "_said")
+    __slots__ = ("_after", "_before", "_begin", "_said")
 
     def __init__(self) -> None:
         self._before = self._after = b""
+        self._begin = 0
         self._said: T | None = None
 
     def again(self, data: bytes) -> tuple[T, bytes, bytes] | None:
@@ -30,19 +31,19 @@ class Known(Generic[T]):
 
         None where this is no such message, not all of it or more.
         """
-        said = self._said
+        said, begin = self._said, self._begin
         if said is None or not data.startswith(self._before):
             return None
-        begin = len(self._before)
         end = data.find(b"\r", begin, begin + _DIGITS + 1)
-        length, body = data[begin:end], end + len(self._after)
-        if not (data.startswith(self._after, end) and length.isdigit() and int(length) == len(data) - body):
+        if not data.startswith(self._after, end):
             return None
-        return said, length, data[body:]
+        length, body = data[begin:end], data[end + len(self._after) :]
+        return (said, length, body) if length.isdigit() and int(length) == len(body) else None
 
     def learn(self, data: bytes, said: T, body: bytes) -> None:
         """Remember what the parser read off a head, if ``data`` is one message with this body and nothing else."""
         head = data.removesuffix(body)
         length = _LENGTH.search(head)
         if length is not None and head.find(b"\r\n\r\n") == len(head) - 4 and int(length[1]) == len(body):
-            self._before, self._after, self._said = head[: length.start(1)], head[length.end(1) :], said
+            self._begin, self._said = length.start(1), said
+            self._before, self._after = head[: self._begin], head[length.end(1) :]

@@ -14,11 +14,12 @@ from typing import Any
 
 import orjson
 
+from policies.values import Usage
 from router import sse
 from router.errors import STOPPED, UpstreamError, client_status, in_body, out_of_time, shape
 from router.haste import HASTE
 from router.lane import Flight
-from router.usage import Look, Said, look, plain, usage_in
+from router.usage import Said, look, plain, usage_in
 
 LARGEST_HELD = 256 * 1024
 """Bytes without content after which a stream is committed anyway."""
@@ -32,10 +33,10 @@ _LINGER = 0.25
 Cost = Callable[[], float | None]
 
 
-def whole(body: bytes, path: str) -> Look:
-    """Check an answer that is not streamed, and look at it. Raises `UpstreamError` where it is not an answer.
+def whole(body: bytes, path: str) -> tuple[Usage | None, str]:
+    """The usage that an answer which is not streamed states, or the text of one that states none.
 
-    Its text is looked for only where it does not state its usage: nobody asks for it elsewhere.
+    Raises `UpstreamError` where it is not an answer.
     """
     document = _document(body)
     if document.get("error"):
@@ -47,7 +48,7 @@ def whole(body: bytes, path: str) -> Look:
         if not choices:
             raise UpstreamError("empty", "The backend's answer is empty.", phase="first_token", status=200)
     usage = usage_in(document)
-    return look(document) if usage is None else Look(usage=usage)
+    return usage, look(document).text if usage is None else ""
 
 
 class Stream:

@@ -33,6 +33,7 @@ _SAID = frozenset(
 )
 _UNSAID = frozenset({"id", "type", "data", "b64_json", "url", "image_url", "signature", "format"})
 """What stands beside text in tool calls, audio and images, and is no text that a model wrote token by token."""
+_MOST: Final = 10**12
 _PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 
 
@@ -43,10 +44,12 @@ def usage_of(stated: object) -> Usage | None:
     """
     if not isinstance(stated, dict):
         return None
-    taken = _count(stated, "prompt_tokens", "input_tokens")
-    given = _count(stated, "completion_tokens", "output_tokens")
-    if taken is None and given is None:
-        return None
+    taken, given = stated.get("prompt_tokens"), stated.get("completion_tokens")
+    if not (type(taken) is type(given) is int and 0 <= taken < _MOST and 0 <= given < _MOST):
+        taken = _count(stated, "prompt_tokens", "input_tokens")
+        given = _count(stated, "completion_tokens", "output_tokens")
+        if taken is None and given is None:
+            return None
     if stated.keys() <= _PLAIN:
         return _usage(input_tokens=taken or 0, output_tokens=given or 0)
     prompt = _details(stated, "prompt_tokens_details", "input_tokens_details")
@@ -184,7 +187,7 @@ def _texts(value: object) -> Iterator[str]:
 def _count(stated: Mapping[str, Any], *names: str) -> int | None:
     for name in names:
         value = stated.get(name)
-        if (type(value) is int or type(value) is float) and 0 <= value < 10**12:
+        if (type(value) is int or type(value) is float) and 0 <= value < _MOST:
             return int(value)
     return None
 
