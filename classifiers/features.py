@@ -164,7 +164,8 @@ def _requires(body: Mapping[str, object], calls: bool, parts: Sequence[Mapping[s
 # spaces four to a token, digits two, punctuation one and a half; Cyrillic, Arabic and their like about two characters
 # to a token, Han, kana, Hangul and Indic scripts one, emoji half. Continuation bytes are free.
 _LETTERS: Final = bytes([*range(65, 91), *range(97, 123), 32, 9, 10, 13])
-_DIGITS: Final = bytes(range(48, 58))
+_DIGITS: Final = b"0123456789"
+_DIGITS_ALIKE: Final = bytes.maketrans(_DIGITS, b"0000000000")
 _TOKEN_WEIGHTS: Final = np.zeros(256)
 _TOKEN_WEIGHTS[:128] = 1 / 1.5
 _TOKEN_WEIGHTS[[*_LETTERS]] = 1 / 4
@@ -186,9 +187,9 @@ def estimate_tokens(text: str) -> int:
     """Estimated tokens of a text, leaning high, from byte classes alone: one linear pass, any script."""
     if text.isascii():
         raw = text.encode()
-        beyond_letters = raw.translate(None, _LETTERS)
-        symbols = len(beyond_letters.translate(None, _DIGITS))
-        return -(-(3 * (len(raw) + len(beyond_letters)) + 2 * symbols) // 12)
+        # In twelfths of a token: 3 for a letter, 6 for a digit, 8 for anything else.
+        beyond_letters = raw.translate(_DIGITS_ALIKE, _LETTERS)
+        return -(-(3 * len(raw) + 5 * len(beyond_letters) - 2 * beyond_letters.count(b"0")) // 12)
     counts = np.bincount(np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8), minlength=256)
     return int(np.ceil(counts @ _TOKEN_WEIGHTS))
 

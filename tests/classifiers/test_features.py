@@ -1,6 +1,8 @@
 """Facts read off a body: right on what clients send, total on what they shouldn't."""
 
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,15 @@ def test_a_long_prompt_keeps_its_question_at_either_end() -> None:
 )
 def test_requirements(more: dict[str, Any], needs: set[str]) -> None:
     assert extract(chat(("user", "hi"), **more)).requires == needs
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_letters_and_spaces_are_a_quarter_of_a_token_digits_half_and_symbols_two_thirds(text: str) -> None:
+    digits = sum(character.isdigit() for character in text)
+    letters = sum(character.isalpha() or character in " \t\n\r" for character in text)
+    assert estimate_tokens(text) == ceil(
+        Fraction(letters, 4) + Fraction(digits, 2) + 2 * Fraction(len(text) - letters - digits, 3)
+    )
 
 
 def test_images_are_seen_and_counted() -> None:
