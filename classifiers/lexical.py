@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from itertools import repeat
 from math import log1p
 from operator import itemgetter
@@ -29,6 +30,7 @@ _ASCII_WORD: Final = re.compile(r"[A-Za-z0-9]+")
 _OPTION: Final = re.compile(r"^\(?[A-J][.)] +(.*)$", re.MULTILINE)
 _NEGATIONS: Final = frozenset(["not", "except", "never", "none", "least", "incorrect", "false"])
 _NEGATION: Final = re.compile(r"\b(?:not|except|never|none|least|incorrect|false)\b", re.IGNORECASE)
+_DIGIT: Final = re.compile(r"\d")
 _NUMBER: Final = re.compile(r"\d+")
 _WH: Final = frozenset(["what", "which", "who", "whom", "whose", "when", "where", "why", "how"])
 _IMPERATIVE: Final = frozenset([
@@ -63,6 +65,7 @@ _DIGITS: Final = bytes(range(48, 58))
 _CAPITALS: Final = bytes(range(65, 91))
 _SYMBOLS: Final = b"=+*/<>^|&%#@~_[]{}"
 _LATEX: Final = b"$\\"
+_LEAST, _MOST = np.float32(-1.0), np.float32(1.0)
 _WORDS: Final = 400
 """Words whose kinds are counted: a longer text's first ones stand for the rest."""
 
@@ -76,9 +79,10 @@ def lexical(features: Features) -> NDArray[np.float32]:
     text = reading(features)[:MAX_TEXT]
     raw = text.encode("utf-8", "surrogatepass")
     words = (_ASCII_WORD if text.isascii() else _WORD).findall(text)
-    parts = _Parts(text, raw, words, _OPTION.findall(text), _NUMBER.findall(text))
-    facts = np.array(_shape(parts, features.has_code) + _wording(parts), np.float32)
-    return np.minimum(np.maximum(facts, np.float32(-1.0)), np.float32(1.0))
+    numbers = _NUMBER.findall(text) if _DIGIT.search(text) else []
+    parts = _Parts(text, raw, words, _OPTION.findall(text), numbers)
+    facts = np.frombuffer(array("f", _shape(parts, features.has_code) + _wording(parts)), np.float32)
+    return np.minimum(np.maximum(facts, _LEAST), _MOST)
 
 
 class _Parts(NamedTuple):

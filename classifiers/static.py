@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ RARITY = 3e-4
 """The a of the SIF weights a / (a + p) of a piece with probability p (Arora et al., 2017)."""
 
 
-COMMON = 12_288
+COMMON = 16_384
 """Rows of the table that are kept in memory, 768 bytes each: the commonest pieces come first."""
 
 AT_ONCE = 64
@@ -54,7 +55,7 @@ class StaticEncoder:
         return vectors
 
     def _vector(self, pieces: list[int]) -> Vectors:
-        numbers = np.array(pieces)
+        numbers = np.frombuffer(array("q", pieces), np.int64)
         vector: Vectors = np.add.reduce(self._rows(numbers[:AT_ONCE]), axis=0)
         for start in range(AT_ONCE, len(pieces), AT_ONCE):
             rows = self._rows(numbers[start : start + AT_ONCE])
