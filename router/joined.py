@@ -32,19 +32,16 @@ class Joined:
 
         A closed one's protocol hears of it a turn later, and uvloop does not take what is written until then.
         """
-        if self._held:
-            data, self._held = self._held + data, b""
-        elif data.startswith(b"HTTP/1.1 "):
+        if not self._held and data.startswith(b"HTTP/1.1 "):
             self._held = data
             self._loop.call_soon(self._flush)
-            return
-        self._write(data)
+        else:
+            self.write_now(data)
 
     def write_now(self, data: bytes) -> None:
         """Send bytes now, behind what is held."""
-        if self._held:
-            self._flush()
-        self._write(data)
+        self._held += data
+        self._flush()
 
     def write_whole(self, data: bytes) -> None:
         """Send bytes, in order, with what the loop's turn sends to others; nothing need come after them."""
@@ -60,10 +57,6 @@ class Joined:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held:
-            data, self._held = self._held, b""
-            self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
+        data, self._held = self._held, b""
+        if data and not self._transport.is_closing():
             self._transport.write(data)

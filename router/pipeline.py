@@ -151,7 +151,7 @@ class Pipeline:
         self.fleet = fleet
         self._store = store
         self._ledger = ledger
-        self._admission = Admission(loaded, store)
+        self._admission, self._budgeted = Admission(loaded, store), bool(policy.budgets)
         self._telemetry = telemetry
         self._baseline = baseline
         self._baseline_price = money.price_of(baseline_backend(loaded.policy))
@@ -239,7 +239,7 @@ class Pipeline:
         request = exchange.request
         exchange.prompt = self.fleet.trace(request.body)
         choice = await self.choose(request.features, exchange.prompt)
-        if self.loaded.policy.budgets:
+        if self._budgeted:
             choice = await self._admitted(exchange, choice)
         exchange.choice = choice
         if (refusal := choice.decision.refusal) is not None:

@@ -270,7 +270,7 @@ def _conversation(body: Mapping[str, Any], key: str, session: str) -> str:
     """
     named = session or body.get("user")
     opening = orjson.dumps(["named", named] if named else _opening(body["messages"]))
-    return hashlib.blake2b(key.encode() + b"\0" + opening, digest_size=12).hexdigest()
+    return hashlib.sha256(key.encode() + b"\0" + opening).hexdigest()[:24]
 
 
 def _opening(messages: Sequence[Mapping[str, object]]) -> list[object]:
