@@ -144,10 +144,11 @@ class Errand:
     async def _attempt(self, step: Step) -> Answer:
         """One call to one backend, up to its first content. Raises `UpstreamError`, with the attempt in the trail."""
         order, lane = self._order, self._dispatcher.lanes[step.backend]
-        if not lane.closed:
+        probe = False
+        if not (lane.closed and lane.slots.grab()):
             step = self._least_bad(step)
             lane = self._dispatcher.lanes[step.backend]
-        probe = not (lane.closed and lane.slots.grab()) and await self._board(lane, step)
+            probe = not (lane.closed and lane.slots.grab()) and await self._board(lane, step)
         limits = lane.limits
         patience = limits.first if order.stream else limits.whole
         flight = Flight(lane, step, order.input_tokens, patience, self._deadline, self._trail, probe=probe)

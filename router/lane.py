@@ -157,7 +157,7 @@ class Flight:
 
     __slots__ = (
         "_gpu_id", "_input_tokens", "_lane", "_probe", "_reply", "_trail", "attempt", "cost_nanos",
-        "landed", "said", "started", "step", "ttft_ms", "usage", "watch",
+        "landed", "model", "said", "started", "step", "ttft_ms", "usage", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -165,7 +165,7 @@ class Flight:
         *, probe: bool = False,
     ) -> None:  # fmt: skip
         """The first phase must be over in ``patience`` seconds and by ``deadline``; ``trail`` gets the attempt."""
-        self._lane, self.step, self._trail = lane, step, trail
+        self._lane, self.step, self.model, self._trail = lane, step, lane.model, trail
         self._input_tokens, self._probe = input_tokens, probe
         self._reply: Reply | None = None
         self.started = lane.clock()
@@ -180,11 +180,6 @@ class Flight:
             self._gpu_id = str(next(_numbers))
             lane.gpu.start(self._gpu_id, lane.wall(), input_tokens)
         self.watch = Watch(lane.wheel, min(self.started + patience, deadline), self._expire)
-
-    @property
-    def model(self) -> str:
-        """The backend's model."""
-        return self._lane.model
 
     @property
     def reply(self) -> Reply:
@@ -239,7 +234,7 @@ class Flight:
         self.attempt = _attempt(
             backend=self.step.backend,
             tier=self.step.tier,
-            model=lane.model,
+            model=self.model,
             outcome=outcome,
             status=status,
             error=kind,
