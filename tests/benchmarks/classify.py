@@ -5,6 +5,9 @@ come, with the share of them for which a second look could change the choice. Th
 brings a text that was never seen before: what the first look adds to ``tier/small``, how many requests with a given
 share of second looks get through beside what the encoder alone would allow, and how late the event loop is meanwhile
 (``tierwise_loop_lag_seconds``), also where every request wants the encoder, and the policy's patience is the default.
+
+What ``auto`` adds to a request (`added`) is the difference to ``tier/small`` with the same texts, by the processes'
+clocks: of prompts that the first look decides, at the median of what they cost.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import count, cycle
+from itertools import count, cycle, islice
 from pathlib import Path
+from statistics import mean, median
+from statistics import quantiles as cut
 from typing import Any
 
 import httpx
@@ -41,6 +46,10 @@ PACKAGED = subjects.ROOT / "classifiers" / "data" / "domain_prompts.jsonl"
 SHARE = 0.3
 _PATIENT = "classifier: {deadline: 30s}"
 _AT_ONCE = 16
+_GROUP, _FEW_AT_ONCE = 20, 8
+"""Requests between two readings of the clock, and how many of them are in flight."""
+_ADDED = 300
+"""Prompts of which it is measured what they add."""
 _SHARED = f"auto, {SHARE:.0%} second looks"
 _APART = f"{_SHARED}, the encoder on the other core"
 
@@ -150,6 +159,65 @@ class Fresh:
         return [next(self._made[doubts]) for doubts in due]
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """CPU µs that ``auto`` costs a request more than ``tier/small``, by group of texts, from the cheapest group on."""
+
+    auto: tuple[float, ...]
+    small: tuple[float, ...]
+
+    def quantiles(self) -> dict[str, float]:
+        """Of the difference, and what the median is a difference of."""
+        more = [auto - small for auto, small in zip(self.auto, self.small, strict=True)]
+        low, middle, high = cut(more, n=4, method="inclusive")
+        both = {"auto, p50": median(self.auto), "tier/small, p50": median(self.small)}
+        return {"p25": low, "p50": middle, "p75": high, "mean": mean(more), **both}
+
+
+def added(subject: subjects.Subject, judge: Judge, texts: Sequence[str], passes: int) -> Added:
+    """Measure it on texts for which no second look matters, each of them new to the proxy in every pass.
+
+    Those whose first look costs about the same are sent together, so that the median over groups is the prompts'. Of
+    each group the quietest pass counts, for either model; between two passes of one all others have their turn.
+    """
+    numbers = count()
+    groups = list(_alike(judge, [text for text in texts if not judge.doubts(judge.features(text))]))
+    least: dict[tuple[str, int], float] = {}
+    for number in range(passes):
+        for place, group in enumerate(groups):
+            new = [varied for text in group if (varied := _sure(judge, text, numbers)) is not None]
+            for model in figures.rotated(("auto", "tier/small"), number):
+                began = machine.cpu_of(subject.pids)
+                result = load.drive(subject.url, bodies(model, new), _FEW_AT_ONCE, 0, requests=len(new))
+                took = (machine.cpu_of(subject.pids) - began) / result.requests * 1e6
+                if result.failures:
+                    raise RuntimeError(f"{model} failed {len(result.failures)} requests: {result.failures[0][:200]!r}")
+                least[model, place] = min(took, least.get((model, place), took))
+    auto, small = (tuple(least[model, place] for place in range(len(groups))) for model in ("auto", "tier/small"))
+    return Added(auto, small)
+
+
+def _alike(judge: Judge, texts: Sequence[str]) -> Iterator[list[str]]:
+    """Groups of texts whose first looks cost alike, from the cheapest on."""
+
+    def cost(text: str) -> float:
+        features = [judge.features(text)]
+        return min(_cpu_ms(lambda: judge.classifier.classify(features, look="static")) for _ in range(3))
+
+    ordered = sorted(texts, key=cost)
+    for start in range(0, len(ordered) - _GROUP + 1, _GROUP):
+        yield ordered[start : start + _GROUP]
+
+
+def _sure(judge: Judge, text: str, numbers: Iterator[int]) -> str | None:
+    """The text with a number behind it, for which no second look matters either; None where that is hard to find."""
+    for number in islice(numbers, 10):
+        varied = f"{text} {number}"
+        if not judge.doubts(judge.features(varied)):
+            return varied
+    return None
+
+
 def encoder_alone(judge: Judge, texts: Sequence[str]) -> float:
     """Second looks a second, one after the other, by this process's CPU time."""
     read = [judge.features(text) for text in texts]
@@ -225,13 +293,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = options.parse_args(arguments)
     machine.pin(machine.cores()[1])
     alone, found = figures.Figures("classify, each path alone"), figures.Figures("classify, through the proxy")
+    more = figures.Figures("classify, what auto adds to tier/small, first look alone")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         url, home = stack.enter_context(subjects.upstream()), Path(folder)
 
-        def started(name: str, more: str) -> subjects.Subject:
+        def started(name: str, settings: str) -> subjects.Subject:
             (home / name).mkdir()
             return replace(
-                stack.enter_context(subjects.tierwise(url, home / name, more=more, part="full")), model="auto"
+                stack.enter_context(subjects.tierwise(url, home / name, more=settings, part="full")), model="auto"
             )
 
         patient, default, apart = started("patient", _PATIENT), started("default", ""), started("apart", _PATIENT)
@@ -239,6 +308,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         judge, texts = Judge.of(home / "default" / "policy.yaml"), prompts(*args.prompts)
         for name, measured in paths(judge, texts):
             alone.add(name, **measured)
+        quantiles = added(patient, judge, texts[:: max(1, len(texts) // _ADDED)], args.rounds).quantiles()
+        more.add("CPU µs a request", **quantiles)
+        found.add("what auto adds, first look alone", **{"CPU µs a request": quantiles["p50"]})
         fresh = Fresh(judge, texts)
         few, many = int(args.seconds * 100), int(args.seconds * 500)
         plans = (
@@ -255,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found.add(subject.name, **measure(subject, fresh.take(requests, share), _AT_ONCE))
             found.add("the encoder alone", **{"requests/s": encoder_alone(judge, fresh.take(few, 1.0))})
     alone.print()
+    more.print()
     found.print()
     _allowed(found)
     found.write(args.json)
