@@ -62,6 +62,9 @@ def next_session(loaded: Loaded, decision: Decision, signals: Signals | None, vi
     past = view.session
     if past is None:
         return _session(decision.tier, served.backend, complexity)
+    backend = served.backend if served.tier == past.tier else past.backend
+    if decision.tier == past.tier and not decision.wanted:
+        return _session(past.tier, backend, max(complexity, past.complexity), past.easier_turns)
     order = list(loaded.policy.tiers)
     if past.tier not in order or order.index(decision.tier) > order.index(past.tier):
         return _session(decision.tier, served.backend, max(complexity, past.complexity))
@@ -69,5 +72,4 @@ def next_session(loaded: Loaded, decision: Decision, signals: Signals | None, vi
     easier = past.easier_turns + 1 if wants_lower else past.easier_turns if not decision.wanted else 0
     if decision.tier != past.tier and easier >= loaded.policy.session.down_after:
         return _session(decision.tier, served.backend, complexity)
-    backend = served.backend if served.tier == past.tier else past.backend
     return _session(past.tier, backend, max(complexity, past.complexity), easier)

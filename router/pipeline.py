@@ -143,7 +143,8 @@ class Pipeline:
         self.headers_read = headers_read(conditions)
         policy = loaded.policy
         self.auth, self.session_header, self.most_bytes = policy.auth, policy.session.header, policy.limits.body_bytes
-        self._zone, self._sticky, self._ttl = policy.timezone, policy.session.sticky, policy.session.ttl
+        self._zone, self._sticky = policy.timezone, policy.session.sticky
+        self._session_seconds = max(1, round(policy.session.ttl.total_seconds()))
         looked_at = self.headers_read | {self.session_header.lower()}
         self.headers = tuple((name.encode("latin-1", "replace"), name) for name in looked_at)
         self._texts_matter = loaded.policy.logging.content or texts_read(conditions)
@@ -307,7 +308,7 @@ class Pipeline:
         choice, answer = exchange.choice, exchange.answer
         if choice is not None and answer is not None and self._sticky:
             following = next_session(self.loaded, choice.decision, choice.signals, choice.view, answer.step)
-            self._store.remember(exchange.request.features.conversation, following, self._ttl)
+            self._store.remember(exchange.request.features.conversation, following, self._session_seconds)
 
     def _write_down(self, exchange: _Exchange, total_ms: float) -> None:
         """Make the entry, whatever happened."""

@@ -86,7 +86,7 @@ class RedisStore:
         self._remember_script = Script(self._client, "remember.lua")
         self._ship_script = Script(self._client, "merge.lua", "release.lua", "ship.lua")
         self._compact_script = Script(self._client, "merge.lua", "compact.lua")
-        self._proxies = 1
+        self._see_proxies(1)
         self._reservations = Reservations(self._client, self._account, self._retention)
         self._revive = revive
         self._problem = "not connected yet"
@@ -153,20 +153,14 @@ class RedisStore:
         if not asking.cancelled():
             asking.exception()
 
-    def remember(self, conversation: str, session: Session, ttl: timedelta) -> None:
-        """Remember a session here at once, and in the store with the next `tick`."""
+    def remember(self, conversation: str, session: Session, seconds: int) -> None:
+        """Remember a session for so long: here at once, and in the store with the next `tick`."""
         if not conversation:
             return
-        seconds = max(1, round(ttl.total_seconds()))
         self._keep(conversation, session, min(seconds, self._trust))
         self._unsaved[conversation] = (session, seconds)
         if len(self._unsaved) > _SESSIONS_KEPT:
             self._unsaved.pop(next(iter(self._unsaved)))
-
-    @property
-    def _trust(self) -> float:
-        """Seconds that a session is not asked for again: a while, unless another proxy may have changed it."""
-        return _SESSION_TRUSTED if self._proxies <= 1 else _SESSION_TRUSTED_AMONG_OTHERS
 
     def _keep(self, conversation: str, session: Session | None, seconds: float) -> None:
         self._sessions[conversation] = (session, monotonic() + seconds)
@@ -251,11 +245,16 @@ class RedisStore:
             return False
         self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
         self._today = {}
-        self._proxies = int(answers[-4])
+        self._see_proxies(int(answers[-4]))
         self._reservations.forget(now)
         self._others = self._weights_of_others(answers[-2], now)
         self._rests = {backend.decode(): float(until) for backend, until in answers[-1].items()}
         return True
+
+    def _see_proxies(self, number: int) -> None:
+        """So many proxies share the store. A session is not asked for again for as long as no other may change it."""
+        self._proxies = number
+        self._trust = _SESSION_TRUSTED if number <= 1 else _SESSION_TRUSTED_AMONG_OTHERS
 
     async def _bring_back(self, revive: Callable[[], None]) -> None:
         try:

@@ -28,8 +28,8 @@ class Store(Protocol):
     async def session(self, conversation: str, turns: int = 2) -> Session | None:
         """What is remembered of a conversation that has come to ``turns`` user turns; None when nothing is known."""
 
-    def remember(self, conversation: str, session: Session, ttl: timedelta) -> None:
-        """Remember a conversation's session."""
+    def remember(self, conversation: str, session: Session, seconds: int) -> None:
+        """Remember a conversation's session for so long."""
 
     async def reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> Grant:
         """Take a request's worst case from all its budgets, or from none and say which stand in the way."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
@@ -152,7 +152,7 @@ async def test_recent_entries_are_the_newest(store: RedisStore) -> None:
 
 async def test_a_session_is_found_by_another_proxy(url: str, store: RedisStore) -> None:
     session = Session("large", "gpt", 0.75, 2)
-    store.remember("talk", session, timedelta(hours=1))
+    store.remember("talk", session, 3600)
     assert await store.session("talk") == session
     await store.tick()
     other = RedisStore(url, prefix=store._tag.strip("{}"))
@@ -248,9 +248,9 @@ async def test_a_session_that_another_proxy_changed_is_seen_soon(
     other = RedisStore(url, prefix=store._tag.strip("{}"))
     for one in (other, store):
         await one.tick()
-    store.remember("talk", Session("small", "qwen"), timedelta(hours=1))
+    store.remember("talk", Session("small", "qwen"), 3600)
     await store.tick()
-    other.remember("talk", Session("large", "gpt"), timedelta(hours=1))
+    other.remember("talk", Session("large", "gpt"), 3600)
     await other.tick()
     assert await store.session("talk", turns=3) == Session("large", "gpt")
     await other.aclose()

@@ -111,7 +111,7 @@ async def test_a_paused_store_keeps_no_request_waiting(server: Server, tmp_path:
             assert await store.session(f"talk{i}", turns=3) is None
             assert not (await store.reserve(f"r{i}", [claim], timedelta(minutes=1))).exceeded
             store.spent_today()
-            store.remember(f"talk{i}", Session("small", "qwen"), timedelta(hours=1))
+            store.remember(f"talk{i}", Session("small", "qwen"), 3600)
             record(ledger, i, i + 1)
             waits.append(time.perf_counter() - began)
         assert max(waits) < DATA_PATH_SECONDS + RESERVE_SECONDS + 1.0, (
