@@ -15,6 +15,8 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
+from classifiers.words import words_of
+
 MOST: Final = 2400
 """Characters of the longest prompt that is taken apart: beside more text a gadget moves little."""
 
@@ -108,9 +110,8 @@ def cores(text: str) -> tuple[str, ...]:
 
 
 _FAR: Final = re.compile(r"[^\x00-\u024f\u1e00-\u1eff\W]")
-_TOKEN: Final = re.compile(r"[^\W_]+")
 _COMMON: Final = frozenset(
-    _TOKEN.findall(
+    words_of(
         """
     about above after again all also always among and another answer answers any anything are ask back bad
     because been before being below best better between big bit both but call called can case come complete
@@ -136,7 +137,7 @@ def _content(text: str) -> set[str]:
     """The beginnings of the words that say what a text is of; pairs of characters where a script does not part its
     words."""
     found: set[str] = set()
-    for word in set(_TOKEN.findall(text)):
+    for word in set(words_of(text)):
         if not word.isascii() and _FAR.search(word):
             found.update(word[at : at + 2] for at in range(max(1, len(word) - 1)))
         elif len(word) > 2 or (len(word) > 1 and not word.islower()):
@@ -151,8 +152,10 @@ def _could_be_gadget(part: str) -> bool:
     return (len(words) > 2 or len(part.encode("utf-8", "replace")) >= 20) and len(set(words)) <= MOST_WORDS
 
 
-_ASKS: Final = re.compile(
-    r"[?？]|\b(?:what|why|how)\b|(?:^|[.!:;\n])\W*(?:(?:please|and|then|now|also|hi|hey|hello|can you|could you|"
+_WONDERS: Final = re.compile(r"\b(?:what|why|how)\b", re.IGNORECASE)
+_STOP: Final = re.compile(r"[.!:;\n]")
+_REQUEST: Final = re.compile(
+    r"\W*(?:(?:please|and|then|now|also|hi|hey|hello|can you|could you|"
     r"help me|i need you to|i want you to)\W+)*(?:which|who|whose|when|where|is|are|does|do|did|can|could|should|will|"
     r"would|let's|write|find|calculate|compute|solve|prove|show|explain|describe|list|give|make|create|implement|design|evaluate|"
     r"determine|simplify|tell|help|translate|summari[sz]e|generate|fix|convert|refactor|rewrite|define|compare|suggest|"
@@ -181,20 +184,26 @@ def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[st
 
 
 def _asks(text: str) -> bool:
-    return "?" in text or bool(_ASKS.search(text))
+    """Whether anything is asked: with a question mark, a word of questions, or a verb of requests that begins one."""
+    if "?" in text or "？" in text:
+        return True
+    lower = text.lower()
+    if ("what" in lower or "why" in lower or "how" in lower) and _WONDERS.search(text):
+        return True
+    return bool(_REQUEST.match(text)) or any(_REQUEST.match(text, stop.end()) for stop in _STOP.finditer(text))
 
 
 _END: Final = re.compile(r"(?:[.!?;:。！？；：]|```|\$\$)[\"')\]}*]*$")
 _LABEL: Final = re.compile(r"\(?(?:[A-Za-z]|\d{1,2}|[ivx]{2,4})[.):]$|[A-Z]\w+:$")
 _JOINS: Final = frozenset(
-    _TOKEN.findall(
+    words_of(
         """
     a an the of to in on at by for from with and or as is are was be that which using if than into about my your
         """
     )
 )
 _OPENERS: Final = frozenset(
-    _TOKEN.findall(
+    words_of(
         """
     what why how tell explain write give create describe list compare suggest summarize summarise translate define find
     solve prove recommend help make
@@ -202,7 +211,7 @@ _OPENERS: Final = frozenset(
     )
 )
 _MOVED: Final = frozenset(
-    _TOKEN.findall(
+    words_of(
         "i you we they he she it who can could should would will must may might do does did not please t let me us also"
     )
 )

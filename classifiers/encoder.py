@@ -79,6 +79,14 @@ _FOREIGN = re.compile(r"(?<!\S)(\S*[^\x00-\x7f]\S*)")
 _ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\[(?:PAD|UNK|CLS|SEP|MASK)\]")
 """What it reads across words: control characters, which it drops, and the names of its markers."""
 
+_CONTROLS = bytes(byte for byte in range(128) if _ODD.match(chr(byte)))
+
+
+def _is_odd(text: str) -> bool:
+    if text.isascii() and "[" not in text:
+        return len(text.encode().translate(None, _CONTROLS)) < len(text)
+    return _ODD.search(text) is not None
+
 
 class WordPieces:
     """The encoder's tokenizer, with a window of our own: the head and the tail of a long text."""
@@ -106,7 +114,7 @@ class WordPieces:
     def pieces(self, text: str, limit: int = MAX_PIECES - 2) -> list[int]:
         """Ids of the text, without markers: all of them, or the first and the last half of ``limit``."""
         text = readable(text)
-        if _ODD.search(text):
+        if _is_odd(text):
             ids = self._encode(text)
         elif text.isascii():
             ids = self._of_words(text)

@@ -78,7 +78,8 @@ for _code, _words in _STOP_WORDS.items():
 _VOTES: Final = {word: [(code, 1.0 / len(codes)) for code in codes] for word, codes in _BY_WORD.items()}
 
 _WORD: Final = re.compile(r"[^\W\d_]+")
-_ASCII_WORD: Final = re.compile(r"[a-z]+")
+_APART: Final = bytes(ord(chr(byte).lower()) if chr(byte).isalpha() and byte < 128 else 32 for byte in range(256))
+"""Small letters in ASCII as they are, capital ones small, and all else as spaces."""
 _MARKS: Final = {
     "de": "ßäöü", "es": "ñ¿¡", "pt": "ãõ", "pl": "łążśćńźę", "tr": "ğşı", "cs": "řěůč", "hu": "őű", "ro": "șță",
     "vi": "ơưđạảấầậắằặẹẻếềệịọỏốồộớờợụủứừựỳỵỷỹ", "fr": "œçêè", "sv": "å", "da": "æø", "no": "æø",
@@ -110,11 +111,12 @@ def detect(text: str) -> str:
 
 def _latin(sample: str) -> str:
     scores: dict[str, float] = {}
-    lowered = sample.lower()
-    for word in (_ASCII_WORD if lowered.isascii() else _WORD).findall(lowered):
-        for code, vote in _VOTES.get(word, ()):
+    lowered = "" if sample.isascii() else sample.lower()
+    words = _WORD.findall(lowered) if lowered else sample.encode().translate(_APART).decode().split()
+    for votes in filter(None, map(_VOTES.get, words)):
+        for code, vote in votes:
             scores[code] = scores.get(code, 0.0) + vote
-    if not lowered.isascii():
+    if lowered:
         for code, marks in _MARKS.items():
             hits = sum(lowered.count(mark) for mark in marks)
             if hits:

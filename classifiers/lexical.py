@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.features import MAX_TEXT, reading
+from classifiers.words import words_of
 from policies.values import Features
 
 LEXICAL: Final = (
@@ -24,13 +25,9 @@ LEXICAL: Final = (
 )  # fmt: skip
 """Names of the lexical features, in the order of `lexical`'s columns."""
 
-_WORD: Final = re.compile(r"[^\W_]+")
-_ASCII_WORD: Final = re.compile(r"[A-Za-z0-9]+")
-"""The same in ASCII, sooner found."""
 _OPTION: Final = re.compile(r"^\(?[A-J][.)] +(.*)$", re.MULTILINE)
 _NEGATIONS: Final = frozenset(["not", "except", "never", "none", "least", "incorrect", "false"])
 _NEGATION: Final = re.compile(r"\b(?:not|except|never|none|least|incorrect|false)\b", re.IGNORECASE)
-_DIGIT: Final = re.compile(r"\d")
 _NUMBER: Final = re.compile(r"\d+")
 _WH: Final = frozenset(["what", "which", "who", "whom", "whose", "when", "where", "why", "how"])
 _IMPERATIVE: Final = frozenset([
@@ -78,9 +75,7 @@ def lexical(features: Features) -> NDArray[np.float32]:
     """
     text = reading(features)[:MAX_TEXT]
     raw = text.encode("utf-8", "surrogatepass")
-    words = (_ASCII_WORD if text.isascii() else _WORD).findall(text)
-    numbers = _NUMBER.findall(text) if _DIGIT.search(text) else []
-    parts = _Parts(text, raw, words, _OPTION.findall(text), numbers)
+    parts = _Parts(text, raw, words_of(text), _OPTION.findall(text), _NUMBER.findall(text))
     facts = np.frombuffer(array("f", _shape(parts, features.has_code) + _wording(parts)), np.float32)
     return np.minimum(np.maximum(facts, _LEAST), _MOST)
 
@@ -98,10 +93,12 @@ class _Parts(NamedTuple):
         """How many of its bytes are among these."""
         return len(self.raw) - len(self.raw.translate(None, kind))
 
-    def times(self, pattern: re.Pattern[str], begins: frozenset[str]) -> int:
-        """How often a pattern is found that begins with one of these words."""
-        absent = self.text.isascii() and begins.isdisjoint(map(str.lower, self.words))
-        return 0 if absent else len(pattern.findall(self.text))
+    def times(self, pattern: re.Pattern[str], known: frozenset[str]) -> int:
+        """How often a pattern is found that begins with one of these words, and is no more but for ``all``."""
+        if not self.text.isascii() or "_" in self.text:
+            return len(pattern.findall(self.text))
+        found = [word for word in map(str.lower, self.words) if word in known]
+        return len(pattern.findall(self.text)) if "all" in found else len(found)
 
 
 def _shape(parts: _Parts, has_code: bool) -> list[float]:
@@ -139,8 +136,8 @@ def _wording(parts: _Parts) -> list[float]:
     count, lengths = max(1, len(words)), list(map(len, words))
     distinct = set(words)
     spans = list(map(len, options))
-    option_words = [w for o in options for w in _WORD.findall(o)[:40]]
-    stem = set(_WORD.findall(text[: text.find(options[0])])) if options and options[0] else distinct
+    option_words = [w for o in options for w in words_of(o)[:40]]
+    stem = set(words_of(text[: text.find(options[0])])) if options and options[0] else distinct
     digits = list(map(len, numbers))
     kinds = sum(map(_KINDS.get, words, repeat(0)))
     function, first, second, relation = (kinds >> _SPAN * kind & (1 << _SPAN) - 1 for kind in range(4))
