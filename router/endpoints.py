@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from policies.values import Decision
 from router.errors import BUG, RequestError
-from router.express import Chat, Express
+from router.express import LARGEST_BODY, Chat, Express
 from router.gate import KEY, chat_client
 from router.keys import text_in
 from router.responses import error_response, json_response
@@ -134,7 +134,8 @@ def admit(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Chat | None:
         client = chat_client(proxy, headers)
     except RequestError:
         return None
-    if int(headers[b"content-length"]) > proxy.pipeline.most_bytes:
+    most = proxy.pipeline.most_bytes
+    if most < LARGEST_BODY and int(headers[b"content-length"]) > most:
         return None
     return partial(_answer, proxy, client)
 
