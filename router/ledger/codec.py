@@ -48,8 +48,11 @@ def decode(line: bytes | str) -> Entry:
 def without_content(entry: Entry) -> Entry:
     """The entry without anything that users wrote and without headers that hold secrets (invariant 9)."""
     features = entry.features
+    written = features.text or features.last_text or features.system_text
+    if not (written or features.headers):
+        return entry
     headers = {name: text for name, text in features.headers.items() if name.lower() not in _SECRET_HEADERS}
-    if not (features.text or features.last_text or features.system_text) and len(headers) == len(features.headers):
+    if not written and len(headers) == len(features.headers):
         return entry
     bare = replace(features, text="", last_text="", system_text="", headers=headers)
     return replace(entry, features=bare)

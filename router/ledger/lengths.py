@@ -48,8 +48,10 @@ def seen_in(entries: Sequence[Entry]) -> Iterator[tuple[tuple[str, str, str, str
 
 def stratum(features: Features, signals: Signals | None) -> tuple[str, str]:
     """A request's domain, and within it the kind of request whose answers are about as long."""
-    domain = signals.domain if signals is not None and signals.knows_domain else ""
-    band = (signals.band if signals is not None else None) or ""
+    if signals is None:
+        domain = band = ""
+    else:
+        domain, band = signals.domain if signals.knows_domain else "", signals.band or ""
     return _word(domain), f"{band} tools" if features.has_tools else band
 
 

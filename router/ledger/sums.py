@@ -116,7 +116,7 @@ class Tally:
     def pack(self) -> bytes:
         """The packed form."""
         money = [part for name in MONEY for part in divmod(self.money[name], NANOS_PER_USD)]
-        histograms = [sorted(self.latencies[name].items()) for name in LATENCIES]
+        histograms = [[(bucket, counts[bucket]) for bucket in sorted(counts)] for counts in self.latencies.values()]
         head = _HEAD.pack(
             _TALLY, _COUNTERS, *(self.counts[name] for name in COUNTS), *money, len(LATENCIES), *map(len, histograms)
         )

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
-from operator import attrgetter, mul
+from operator import mul
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policies.money import NANOS_PER_USD
 from policies.values import Attempt, Entry, Usage
 from router.ledger import histogram, lengths
+from router.ledger.columns import reader
 from router.ledger.sums import (
     COUNTS,
     LATENCIES,
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 _TOKENS = (*COUNTS[COUNTS.index("input_tokens") :], *RARE_TOKENS)
-_tokens = attrgetter(*_TOKENS)
-_latencies = attrgetter(*(f"{name}_ms" for name in LATENCIES))
-_paid = attrgetter("baseline_nanos", "cost_nanos", "proxy_nanos")
+_tokens = reader(_TOKENS)
+_latencies = reader([f"{name}_ms" for name in LATENCIES])
+_paid = reader(["baseline_nanos", "cost_nanos", "proxy_nanos"])
 
 _QUARTER = 900.0
 _TIMES = (95, 93, 47, 16, 4, 1)
@@ -166,23 +167,24 @@ class _Sums:
         counts, money, reals = tally.counts, tally.money, tally.reals
         counts["requests"] += len(entries)
         counts["attempts"] += len(entries)
-        counts["estimated"] += sum(not entry.usage.measured for entry in entries)
+        counts["estimated"] += len([entry for entry in entries if not entry.usage.measured])
         used = [entry.attempts[0].usage for entry in entries]
-        for name, column in zip(_TOKENS, zip(*map(_tokens, used), strict=True), strict=True):
+        for name, column in zip(_TOKENS, _tokens(used), strict=True):
             if total := sum(column):
                 into: dict[str, Any] = counts if name in counts else reals
                 into[name] += total
-        for name, column in zip(LATENCIES, zip(*map(_latencies, entries), strict=True), strict=True):
+        for name, column in zip(LATENCIES, _latencies(entries), strict=True):
             known = tally.latencies[name]
             for bucket, count in Counter(histogram.buckets(column)).items():
                 known[bucket] = known.get(bucket, 0) + count
-        baselines, costs, proxies = zip(*map(_paid, entries), strict=True)
+        baselines, costs, proxies = _paid(entries)
         savings = [baseline - cost - proxy for baseline, cost, proxy in zip(baselines, costs, proxies, strict=True)]
         money["cost"] += sum(costs)
         money["baseline"] += sum(baselines)
         money["saving"] += sum(savings)
         _add_squares(tally, savings, baselines)
-        reals["assumed"] += sum(e.counterfactual is not None and e.counterfactual.assumed for e in entries)
+        compared = [entry.counterfactual for entry in entries if entry.counterfactual is not None]
+        reals["assumed"] += len([one for one in compared if one.assumed])
         self._save(quarter // 4, savings, baselines)
         self._spend_and_see(quarter, sum(costs), entries)
 
@@ -235,7 +237,8 @@ def _replicates(savings: Sequence[int], baselines: Sequence[int]) -> list[int]:
     drawn = _bits().random_raw(REPLICATES * len(savings) // 8).view(np.uint8).reshape(-1, REPLICATES)
     times, beyond = np.zeros(drawn.shape, np.uint8), np.empty(drawn.shape, np.bool_)
     for end in accumulate(_TIMES[:-1]):
-        times += np.greater_equal(drawn, np.uint8(end), out=beyond)
+        np.greater_equal(drawn, np.uint8(end), out=beyond)
+        times += beyond.view(np.uint8)
     micros = np.array((savings, baselines), np.float64) / 1_000 @ times.astype(np.float64)
     rounded: list[int] = np.rint(micros).astype(np.int64).ravel().tolist()
     return rounded

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.values import Attempt, Entry, Session, Usage
+from policies.values import Attempt, Entry, Session, Signals, Usage, View
 from router.ledger import blocks, codec, columns
 from tests.router.ledger.entries import NOON, entries, entry
 
@@ -53,6 +55,8 @@ def _mixed() -> Sequence[Entry]:
         made[i] = replace(made[i], view=replace(made[i].view, session=Session("small", "qwen", i / 40)))
     for i in range(0, 40, 5):
         made[i] = replace(made[i], attempts=_tried("error", "ok"), signals=None)
+    for i in range(20):
+        made[i] = replace(made[i], view=replace(made[i].view, in_flight={"=": i, "~": 2, "?": 0}))
     made[6] = replace(made[6], requested_model="=")
     made[7] = replace(made[7], attempts=(), features=replace(made[7].features, requires=frozenset({"tools"})))
     return made
@@ -63,6 +67,23 @@ def test_what_only_some_entries_have_is_theirs_again() -> None:
     layout = columns.lay(made)
     for most in (None, 100, 40, 39, 17, 3, 1):
         assert [codec.decode(line) for line in columns.lines(layout, most)] == made[-(most or 0) :]
+
+
+@pytest.mark.parametrize("zone", [UTC, ZoneInfo("UTC"), ZoneInfo("Asia/Kolkata")], ids=str)
+def test_moments_are_as_a_line_has_them(zone: tzinfo) -> None:
+    made = [entry(f"r{i}") for i in range(3)]
+    made = [replace(one, view=View(now=datetime(2026, 11, 22, 10, i, 5, 7 * i, zone))) for i, one in enumerate(made)]
+    assert [codec.encode(codec.decode(line)) for line in columns.lines(columns.lay(made))] == list(
+        map(codec.encode, made)
+    )
+
+
+def test_mappings_with_the_same_keys_stand_by_key() -> None:
+    probable = [{"math": i / 7, "=": 1 - i / 7} for i in range(30)]
+    made = [replace(entry(f"r{i}"), signals=Signals(domain_probs=one)) for i, one in enumerate(probable)]
+    layout = columns.lay(made)
+    assert layout.count(b'"math"') == 1
+    assert [codec.decode(line) for line in columns.lines(layout)] == made
 
 
 def test_what_is_the_same_for_all_stands_once() -> None:
