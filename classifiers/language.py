@@ -84,6 +84,7 @@ _MARKS: Final = {
     "de": "ßäöü", "es": "ñ¿¡", "pt": "ãõ", "pl": "łążśćńźę", "tr": "ğşı", "cs": "řěůč", "hu": "őű", "ro": "șță",
     "vi": "ơưđạảấầậắằặẹẻếềệịọỏốồộớờợụủứừựỳỵỷỹ", "fr": "œçêè", "sv": "å", "da": "æø", "no": "æø",
 }  # fmt: skip
+_MARKED: Final = frozenset("".join(_MARKS.values()))
 _FENCED: Final = re.compile(r"```[^`]*```")
 
 
@@ -116,9 +117,9 @@ def _latin(sample: str) -> str:
     for votes in filter(None, map(_VOTES.get, words)):
         for code, vote in votes:
             scores[code] = scores.get(code, 0.0) + vote
-    if lowered:
+    if found := _MARKED.intersection(lowered):
         for code, marks in _MARKS.items():
-            hits = sum(lowered.count(mark) for mark in marks)
+            hits = sum(lowered.count(mark) for mark in found.intersection(marks))
             if hits:
                 scores[code] = scores.get(code, 0.0) + 0.5 * min(hits, 10)
     return max(scores, key=scores.__getitem__) if scores else "und"

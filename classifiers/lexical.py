@@ -59,6 +59,8 @@ _KINDS: Final = {
 _DECIMAL: Final = re.compile(r"\.\d")
 _INITIAL: Final = itemgetter(0)
 _DIGITS: Final = bytes(range(48, 58))
+_NUMBERS: Final = bytes(byte if byte in _DIGITS else 32 for byte in range(256))
+"""Digits as they are, and all else as spaces."""
 _CAPITALS: Final = bytes(range(65, 91))
 _SYMBOLS: Final = b"=+*/<>^|&%#@~_[]{}"
 _LATEX: Final = b"$\\"
@@ -75,7 +77,8 @@ def lexical(features: Features) -> NDArray[np.float32]:
     """
     text = reading(features)[:MAX_TEXT]
     raw = text.encode("utf-8", "surrogatepass")
-    parts = _Parts(text, raw, words_of(text), _OPTION.findall(text), _NUMBER.findall(text))
+    numbers = raw.translate(_NUMBERS).decode().split() if text.isascii() else _NUMBER.findall(text)
+    parts = _Parts(text, raw, words_of(text), _OPTION.findall(text), numbers)
     facts = np.frombuffer(array("f", _shape(parts, features.has_code) + _wording(parts)), np.float32)
     return np.minimum(np.maximum(facts, _LEAST), _MOST)
 
@@ -95,7 +98,7 @@ class _Parts(NamedTuple):
 
     def times(self, pattern: re.Pattern[str], known: frozenset[str]) -> int:
         """How often a pattern is found that begins with one of these words, and is no more but for ``all``."""
-        if not self.text.isascii() or "_" in self.text:
+        if "_" in self.text:  # which belongs to words for the pattern
             return len(pattern.findall(self.text))
         found = [word for word in map(str.lower, self.words) if word in known]
         return len(pattern.findall(self.text)) if "all" in found else len(found)

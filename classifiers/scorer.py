@@ -164,6 +164,7 @@ class _Trees:
         self._nodes = np.where(read < components, before + read, width + read - components)
         self._limits, (self._roots, self._left) = heads.thresholds.ravel(), layout(*heads.features.shape)
         self._leaves = np.ascontiguousarray(heads.leaves[:, models])
+        self._once = np.ones(len(heads.features), np.float32)
         self.inputs = before + components
 
     def logits(self, x: Array) -> list[float]:
@@ -172,7 +173,7 @@ class _Trees:
         at = self._roots
         for _ in range(TREE_DEPTH):
             at = below.take(at)
-        return np.add.reduce(self._leaves.take(at, axis=0), axis=0).tolist()  # type: ignore[no-any-return]
+        return (self._once @ self._leaves.take(at, axis=0)).tolist()  # type: ignore[no-any-return]
 
 
 def _line(ends: Array) -> list[tuple[float, float]]:
