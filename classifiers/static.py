@@ -20,9 +20,6 @@ RARITY = 3e-4
 COMMON = 16_384
 """Rows of the table that are kept in memory, 768 bytes each: the commonest pieces come first."""
 
-AT_ONCE = 64
-"""Rows that are laid side by side to be added: more than 128 KiB would be fresh pages of memory each time."""
-
 _UP = np.float32(2.0**112)
 """What a sum of `widened` halves is short of."""
 _SIGN_AND_BELOW = np.int32(-0x70002000)
@@ -56,20 +53,13 @@ class StaticEncoder:
 
     def _vector(self, pieces: list[int]) -> Vectors:
         numbers = np.frombuffer(array("q", pieces), np.int64)
-        vector: Vectors = np.add.reduce(self._rows(numbers[:AT_ONCE]), axis=0)
-        for start in range(AT_ONCE, len(pieces), AT_ONCE):
-            rows = self._rows(numbers[start : start + AT_ONCE])
-            rows[0] += vector
-            vector = np.add.reduce(rows, axis=0)
+        halves = self._common.take(numbers, axis=0, mode="clip")
+        for at in (numbers >= COMMON).nonzero()[0].tolist():
+            os.preadv(self._file, [halves[at]], self._start + pieces[at] * self._width)
+        vector: Vectors = np.add.reduce(widened(halves), axis=0)
         vector *= _UP
         vector /= np.sqrt(np.add.reduce(np.square(vector)))
         return vector
-
-    def _rows(self, numbers: NDArray[np.int64]) -> Vectors:
-        halves = self._common.take(numbers, axis=0, mode="clip")
-        for at in (numbers >= COMMON).nonzero()[0].tolist():
-            os.preadv(self._file, [halves[at]], self._start + int(numbers[at]) * self._width)
-        return widened(halves)
 
 
 def widened(halves: NDArray[np.int16]) -> Vectors:
