@@ -153,10 +153,12 @@ def _could_be_gadget(part: str) -> bool:
 
 
 _WONDERS: Final = re.compile(r"\b(?:what|why|how)\b", re.IGNORECASE)
-_STOP: Final = re.compile(r"[.!:;\n]")
+_BEGINS: Final = re.compile(r"(?:\A|[.!:;\n])\W*")
+_POLITE: Final = re.compile(
+    r"(?:please|and|then|now|also|hi|hey|hello|can you|could you|help me|i need you to|i want you to)\W+", re.IGNORECASE
+)
 _REQUEST: Final = re.compile(
-    r"\W*(?:(?:please|and|then|now|also|hi|hey|hello|can you|could you|"
-    r"help me|i need you to|i want you to)\W+)*(?:which|who|whose|when|where|is|are|does|do|did|can|could|should|will|"
+    r"(?:which|who|whose|when|where|is|are|does|do|did|can|could|should|will|"
     r"would|let's|write|find|calculate|compute|solve|prove|show|explain|describe|list|give|make|create|implement|design|evaluate|"
     r"determine|simplify|tell|help|translate|summari[sz]e|generate|fix|convert|refactor|rewrite|define|compare|suggest|"
     r"recommend|draft|plan|name|add|build|debug|complete|correct|outline|count|sort|draw|sing|say|teach|play|compose|"
@@ -184,13 +186,22 @@ def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[st
 
 
 def _asks(text: str) -> bool:
-    """Whether anything is asked: with a question mark, a word of questions, or a verb of requests that begins one."""
+    """Whether anything is asked: with a question mark, a word of questions, or a request where a sentence begins, be it
+    behind polite words. Each word is looked at once, whatever the text."""
     if "?" in text or "？" in text:
         return True
     lower = text.lower()
     if ("what" in lower or "why" in lower or "how" in lower) and _WONDERS.search(text):
         return True
-    return bool(_REQUEST.match(text)) or any(_REQUEST.match(text, stop.end()) for stop in _STOP.finditer(text))
+    seen = -1
+    for begins in _BEGINS.finditer(text):
+        at = begins.end()
+        while at > seen:
+            if _REQUEST.match(text, at):
+                return True
+            seen, polite = at, _POLITE.match(text, at)
+            at = polite.end() if polite else at
+    return False
 
 
 _END: Final = re.compile(r"(?:[.!?;:。！？；：]|```|\$\$)[\"')\]}*]*$")

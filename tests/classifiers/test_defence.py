@@ -107,3 +107,37 @@ def test_words_of_letters_are_read_sooner_and_no_otherwise(letters: str, stops: 
     assert nature.kind == (1 if defence._ODD.search(word) else 0)
     assert nature.stops == bool(defence._END.search(word))
     assert nature.label == bool(stops and defence._LABEL.match(word))
+
+
+_SAID = st.sampled_from(
+    [
+        "please",
+        "and",
+        "can you",
+        "can",
+        "help me",
+        "write",
+        "who",
+        "Solve",
+        "what",
+        "whatever",
+        "schreibt",
+        "banana",
+        "é",
+    ]
+)
+_BETWEEN = st.sampled_from([" ", ". ", "! ", "\n", ": ", ", ", "_", "-", ""])
+
+
+@given(st.lists(st.tuples(_SAID, _BETWEEN), max_size=8))
+def test_a_request_is_found_where_a_sentence_begins_and_behind_polite_words(said: list[tuple[str, str]]) -> None:
+    text = "".join(word + between for word, between in said)
+    verb, polite = defence._REQUEST.pattern, defence._POLITE.pattern
+    at_once = re.compile(rf"\b(?:what|why|how)\b|(?:^|[.!:;\n])\W*(?:{polite})*{verb}", re.IGNORECASE)
+    assert defence._asks(text) == bool(at_once.search(text))
+
+
+@pytest.mark.parametrize("noise", [". ! : ", "please. ", "and then: "])
+def test_a_text_of_stops_and_manners_is_read_once(noise: str) -> None:
+    text = "Penguins swim quite fast today. Zebra quilts glow "  # one pattern for it all took seconds
+    assert cores(text + noise * (2300 // len(noise)))
