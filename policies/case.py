@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from policies import variants
 from policies.addressing import Target
 from policies.conditions import Facts, Verdict
 from policies.document import Loaded
 from policies.eligibility import Standing, standings
-from policies.frozen import quick
+from policies.frozen import maker, quick
 from policies.money import Price, dearest
 from policies.objective import Option, choose, expected_output_tokens
 from policies.schema import Backend, Budget, Objective, Policy, Rule
@@ -57,6 +56,9 @@ class Case:
         return self.by_tier.get(tier, ())
 
 
+_case, _option = maker(Case), maker(Option)
+
+
 def case_of(loaded: Loaded, target: Target, features: Features, signals: Signals | None, view: View) -> Case:
     """Judge the rules, see who stands where, and estimate each tier."""
     policy = loaded.policy
@@ -70,16 +72,30 @@ def case_of(loaded: Loaded, target: Target, features: Features, signals: Signals
                 spent[name.removeprefix(f"{budget.name}/")] = budget.name
     excluding = [rule for rule, verdict in rules if verdict.holds and rule.exclude is not None]
     standing = standings(loaded.open, features, view, excluding, spent)
-    by_tier = {tier: tuple(within) for tier, within in groupby(standing, key=lambda one: one.tier)}
-    options = {
-        tier: estimate(loaded.prices, tier, order, _able(by_tier.get(tier, ())), features, signals)
-        for order, tier in enumerate(policy.tiers)
-    }
-    case = Case(
+    by_tier: dict[str, list[Standing]] = {}
+    for one in standing:
+        by_tier.setdefault(one.tier, []).append(one)
+    if standing is loaded.open.standings:
+        options = _options(loaded, features, signals)
+    else:
+        options = {
+            tier: estimate(loaded.prices, tier, order, _able(by_tier.get(tier, ())), features, signals)
+            for order, tier in enumerate(policy.tiers)
+        }
+    case = _case(
         policy, loaded.prices, features, signals, view, rules, standing, by_tier, options[policy.baseline], options, {},
         tuple(over),
     )  # fmt: skip
     return _narrow(case, target.objective or policy.objective, loaded.told_apart)
+
+
+def _options(loaded: Loaded, features: Features, signals: Signals | None) -> dict[str, Option]:
+    """Estimate every tier where nothing stands in the way of any backend, by what is remembered of the size."""
+    predicted = signals.success if signals is not None else {}
+    sized = loaded.estimates(features.input_tokens, expected_output_tokens(features, signals), features.choices)
+    return {
+        one.tier: _option(one.tier, order, predicted.get(one.tier), one.cost_usd) for order, one in enumerate(sized)
+    }
 
 
 def _able(standing: Sequence[Standing]) -> list[Backend]:
@@ -117,7 +133,7 @@ def estimate(
     success = signals.success.get(tier) if signals is not None else None
     found = [(prices[backend.name], backend.max_output_tokens) for backend in backends]
     output_tokens = expected_output_tokens(features, signals)
-    return Option(tier, order, success, dearest(found, features.input_tokens, output_tokens, features.choices))
+    return _option(tier, order, success, dearest(found, features.input_tokens, output_tokens, features.choices))
 
 
 def under(loaded: Loaded, target: Target, case: Case, signals: Signals) -> Case:
@@ -133,7 +149,7 @@ def under(loaded: Loaded, target: Target, case: Case, signals: Signals) -> Case:
     if signals.success is known.success:
         return case
     options = {
-        tier: Option(tier, option.order, signals.success.get(tier), option.cost)
+        tier: _option(tier, option.order, signals.success.get(tier), option.cost)
         for tier, option in case.options.items()
     }
     moved = replace(case, signals=signals, baseline=options[policy.baseline], options=options, narrowed={})
@@ -142,7 +158,7 @@ def under(loaded: Loaded, target: Target, case: Case, signals: Signals) -> Case:
 
 def awake(standing: Sequence[Standing]) -> list[Standing]:
     """Keep those with nothing in the way; where there is none, those that only rest."""
-    return [s for s in standing if s.ready] or [s for s in standing if s.able]
+    return [s for s in standing if not s.obstacles] or [s for s in standing if s.able]
 
 
 def judge_rules(policy: Policy, facts: Facts) -> tuple[tuple[Rule, Verdict], ...]:

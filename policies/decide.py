@@ -23,7 +23,7 @@ from policies.schema import Backend, Objective, Policy
 from policies.session import hold
 from policies.values import Decision, Estimate, Features, Plan, Refusal, Signals, Step, Success, View
 
-_decision = maker(Decision)
+_decision, _estimate, _step = maker(Decision), maker(Estimate), maker(Step)
 
 
 @quick
@@ -60,13 +60,16 @@ class Weighed:
     pick: Pick
 
 
+_weighed = maker(Weighed)
+
+
 def weigh(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Weighed | Decision:
     """Weigh a request; where its model name asks for nothing that there is, that is the decision."""
     target = loaded.target(features.model, features.allowed)
     if isinstance(target, Refusal):
         return Decision((), (target.message,), loaded.hash, refusal=target)
     case = case_of(loaded, target, features, signals, view)
-    return Weighed(loaded, target, case, *settle(case, target))
+    return _weighed(loaded, target, case, *settle(case, target))
 
 
 def conclude(weighed: Weighed | Decision) -> Decision:
@@ -76,7 +79,7 @@ def conclude(weighed: Weighed | Decision) -> Decision:
     case, pick = weighed.case, weighed.pick
     steps, placed = ([], "") if weighed.refused is not None else steps_for(case, weighed.target, pick)
     left_out = case.narrowed[steps[0].tier].why if steps and steps[0].tier in case.narrowed else ""
-    return Decision(
+    return _decision(
         steps=tuple(steps),
         reasons=(*_about(case), *filter(None, (placed, left_out)), *pick.reasons),
         policy_hash=weighed.loaded.hash,
@@ -241,10 +244,13 @@ def _plan(case: Case, tiers: Sequence[str]) -> tuple[list[Step], str]:
     steps: list[Step] = []
     reason = ""
     for tier, backends in _in_turn(case, serving):
+        if len(backends) == 1:
+            steps.append(_step(tier, backends[0].name))
+            continue
         found = placement.standpoints(backends, case.prices, case.features, case.view, session)
         ordered = placement.order(found, session)
         reason = reason if steps else placement.why(ordered, session)
-        steps += [Step(tier, standpoint.backend) for standpoint in ordered]
+        steps += [_step(tier, standpoint.backend) for standpoint in ordered]
     return steps, reason
 
 
@@ -281,6 +287,7 @@ def _about(case: Case) -> Iterator[str]:
 def _estimates(case: Case, utilities: Mapping[str, float]) -> Iterator[Estimate]:
     for tier, option in case.options.items():
         within = case.within(tier)
-        obstacles = [] if any(s.ready for s in within) else [(s.backend.name, o) for s in within for o in s.obstacles]
-        excluded = tuple(f"{name} {obstacle.why}" for name, obstacle in obstacles)
-        yield Estimate(tier, option.success, option.cost, utilities.get(tier), excluded)
+        excluded: list[str] = []
+        if not [one for one in within if not one.obstacles]:
+            excluded = [f"{one.backend.name} {obstacle.why}" for one in within for obstacle in one.obstacles]
+        yield _estimate(tier, option.success, option.cost, utilities.get(tier), tuple(excluded))

@@ -46,7 +46,7 @@ class Standing:
     @property
     def able(self) -> bool:
         """Whether the request could be sent there, resting or not."""
-        return all(obstacle.kind is Kind.COOLDOWN for obstacle in self.obstacles)
+        return not self.obstacles or all(obstacle.kind is Kind.COOLDOWN for obstacle in self.obstacles)
 
     @property
     def ready(self) -> bool:

@@ -105,8 +105,6 @@ def standpoints(
     session: Session | None,
 ) -> list[Standpoint]:
     """Compare the backends of one tier, in their order; ``session`` is given where sessions are kept."""
-    if len(backends) == 1:
-        return [Standpoint(backends[0].name, False, 0.0, 0.0, 0, 0.0, 0.0)]
     engines = [view.engines.get(backend.name, _SILENT) for backend in backends]
     in_flight = [view.in_flight.get(backend.name, 0) for backend in backends]
     waiting = elsewhere = kv_use = hit = [0.0] * len(backends)
@@ -150,8 +148,6 @@ def _moves(own: Standpoint, other: Standpoint) -> bool:
 
 def why(ordered: Sequence[Standpoint], session: Session | None) -> str:
     """Say why the first is first, where sessions or warm prefixes have to do with it; else nothing."""
-    if len(ordered) < 2:
-        return ""
     first = ordered[0]
     own = next((at for at in ordered[1:] if session is not None and at.backend == session.backend), None)
     if own is not None and own.full:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given, settings
 
-from policies.case import budgets_for
+from policies.addressing import Target
+from policies.case import budgets_for, case_of, estimate
 from policies.decide import decide, decide_afresh, weigh
 from policies.document import Loaded
 from policies.doubts import could_flip, needs_signals
@@ -48,6 +49,19 @@ def test_a_plan_decides_what_would_be_decided_afresh(
         for seen in (view, replace(view, cooling=frozenset(), exceeded=())):
             assert decide(loaded, request, None, seen) == decide_afresh(loaded, request, None, seen)
         assert decide(loaded, request, known, view) == decide_afresh(loaded, request, known, view)
+
+
+@MANY
+@given(policies, features, signals)
+def test_what_is_remembered_of_a_size_is_what_is_estimated(
+    loaded: Loaded, asked: Features, known: Signals | None
+) -> None:
+    clear = replace(asked, input_tokens=min(asked.input_tokens, 500), max_output_tokens=None, requires=frozenset())
+    request = replace(clear, allowed=None, headers={})
+    case = case_of(loaded, Target("auto"), request, known, a_view())
+    assume(not case.narrowed and not any(standing.obstacles for standing in case.standings))
+    for order, (tier, settled) in enumerate(loaded.policy.tiers.items()):
+        assert case.options[tier] == estimate(loaded.prices, tier, order, settled.backends, request, known)
 
 
 def test_there_is_a_plan_for_what_has_one_way_only() -> None:
