@@ -33,7 +33,7 @@ _Column: TypeAlias = list[Any]
 
 def lay(entries: Sequence[Entry]) -> bytes:
     """The layout of some entries. Raises `ValueError` or `TypeError` for what JSON or 64 bits do not hold."""
-    return orjson.dumps([len(entries), _kind(Entry).apart(list(entries))], option=orjson.OPT_UTC_Z)
+    return orjson.dumps([len(entries), _ENTRY.apart(list(entries))], option=orjson.OPT_UTC_Z)
 
 
 def lines(layout: bytes, most: int | None = None) -> list[bytes]:
@@ -78,9 +78,6 @@ def _values(node: Any, count: int, first: int = 0) -> list[Any]:
 class _Kind:
     """How values of a type are laid out: as they are, one each."""
 
-    def __init__(self, kind: Any) -> None:
-        self._all: TypeAdapter[Any] = TypeAdapter(list[kind])
-
     def same(self, column: _Column) -> bool:
         """Whether all are one; equal ones that are not may count as different, since to compare them takes long."""
         first = column[0]
@@ -88,33 +85,39 @@ class _Kind:
 
     def apart(self, column: _Column) -> Any:
         """The node of values that are not all the same."""
-        return orjson.Fragment(self._all.dump_json(column, exclude_defaults=True))
+        return column
 
     def node(self, column: _Column) -> Any:
         """The node of values."""
         return {"=": self.apart(column[:1])} if self.same(column) else self.apart(column)
 
 
-class _Direct(_Kind):
-    """Of what need not be turned into something else for JSON."""
+class _Written(_Kind):
+    """Of what has to be turned into something else for JSON."""
+
+    def __init__(self, kind: Any) -> None:
+        self._all: TypeAdapter[Any] = TypeAdapter(list[kind])
 
     def apart(self, column: _Column) -> Any:
-        return column
+        return orjson.Fragment(self._all.dump_json(column, exclude_defaults=True))
 
 
-class _Plain(_Direct):
+class _Plain(_Kind):
     """Of what is the same as soon as it is equal."""
 
     def same(self, column: _Column) -> bool:
         return bool(column[0] == column[-1]) and column.count(column[0]) == len(column)
 
 
-class _Mapping(_Kind):
+class _Mapping(_Written):
     """Of mappings from text."""
 
     def __init__(self, kind: Any, item: Any) -> None:
         super().__init__(kind)
         self._item = _kind(item)
+
+    def same(self, column: _Column) -> bool:
+        return super().same(column) if column[0] else not any(column)
 
     def apart(self, column: _Column) -> Any:
         keys = list(column[0])
@@ -127,7 +130,6 @@ class _Record(_Kind):
     """Of a dataclass, by its fields."""
 
     def __init__(self, kind: Any) -> None:
-        super().__init__(kind)
         hints = get_type_hints(kind)
         defaults = [one.default if one.default_factory is MISSING else one.default_factory() for one in fields(kind)]
         self._fields = [
@@ -148,8 +150,7 @@ class _Record(_Kind):
 class _Optional(_Kind):
     """Of a dataclass or None."""
 
-    def __init__(self, kind: Any, there: Any) -> None:
-        super().__init__(kind)
+    def __init__(self, there: Any) -> None:
         self._there = _kind(there)
 
     def apart(self, column: _Column) -> Any:
@@ -164,8 +165,7 @@ class _Optional(_Kind):
 class _Tuple(_Kind):
     """Of tuples of dataclasses."""
 
-    def __init__(self, kind: Any, item: Any) -> None:
-        super().__init__(kind)
+    def __init__(self, item: Any) -> None:
         self._item = _kind(item)
 
     def apart(self, column: _Column) -> Any:
@@ -185,12 +185,12 @@ def _kind(kind: Any) -> _Kind:
     if get_origin(kind) is Mapping:
         return _Mapping(kind, arguments[1])
     if get_origin(kind) is tuple and is_dataclass(arguments[0]):
-        return _Tuple(kind, arguments[0])
+        return _Tuple(arguments[0])
     if _is_union(kind) and len(arguments) == 2 and arguments[1] is NoneType and is_dataclass(arguments[0]):
-        return _Optional(kind, arguments[0])
+        return _Optional(arguments[0])
     if kind is datetime:
-        return _Direct(kind)
-    return _Plain(kind) if _is_plain(kind) else _Kind(kind)
+        return _Kind()
+    return _Plain() if _is_plain(kind) else _Written(kind)
 
 
 def _is_plain(kind: Any) -> bool:
@@ -201,3 +201,7 @@ def _is_plain(kind: Any) -> bool:
 
 def _is_union(kind: Any) -> bool:
     return get_origin(kind) in (Union, UnionType)
+
+
+_ENTRY = _kind(Entry)
+"""Made when the proxy starts: the first commit would wait for it."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -124,11 +125,9 @@ class Journal:
             return True
         if isinstance(items[0], Line | Feedback):
             sleep(COMMIT_WINDOW)
-        with suppress(Empty):
-            while len(items) < _MOST_PER_COMMIT:
-                items.append(self._queue.get_nowait())
+        items += [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), _MOST_PER_COMMIT))]
         lines = [item for item in items if type(item) is Line]
-        self._held += lines if self.keep_content else map(_without_content, lines)
+        self._held += lines if self.keep_content else _without_content(lines)
         others = [item for item in items if type(item) is not Line]
         for item in others:
             if isinstance(item, Event):
@@ -199,6 +198,7 @@ class Journal:
             self._carried = merge_packed(self._carried, pack_lines(folded))
 
 
-def _without_content(line: Line) -> Line:
-    entry = codec.without_content(line.entry)
-    return line if entry is line.entry else Line(entry, line.charges, line.holds)
+def _without_content(lines: Sequence[Line]) -> Iterator[Line]:
+    entries = [codec.without_content(line.entry) for line in lines]
+    for line, entry in zip(lines, entries, strict=True):
+        yield line if entry is line.entry else replace(line, entry=entry)

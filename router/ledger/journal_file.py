@@ -37,6 +37,8 @@ from router.meeting import alone
 log = logging.getLogger(__name__)
 
 _CELLS_PER_BATCH = 2_000
+_CELLS_TOGETHER = 8
+"""In one statement, since each hands over the interpreter; but few, since SQLite keeps a statement for each number."""
 _MAKING_SECONDS = 300.0
 """How long others wait while one of them brings an old journal up to date."""
 _BUSY_SECONDS = 10
@@ -184,9 +186,11 @@ class JournalFile:
 
     def _add_sums(self, seq: int, first: int, at: float, sums: Mapping[tuple[int, str], bytes]) -> None:
         self._db.execute("INSERT INTO sums (seq, first, at) VALUES (?,?,?)", (seq, first, at))
-        self._db.executemany(
-            "INSERT INTO cells VALUES (?,?,?,?)", [(seq, hour, name, packed) for (hour, name), packed in sums.items()]
-        )
+        cells = [(seq, hour, name, packed) for (hour, name), packed in sums.items()]
+        for start in range(0, len(cells), _CELLS_TOGETHER):
+            some = cells[start : start + _CELLS_TOGETHER]
+            rows = ",".join(["(?,?,?,?)"] * len(some))
+            self._db.execute(f"INSERT INTO cells VALUES {rows}", [part for cell in some for part in cell])
 
     def write_feedback(self, said: Sequence[Feedback]) -> None:
         """Commit feedback; a later one stands in place of an earlier one. Raises `sqlite3.Error`."""
