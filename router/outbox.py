@@ -9,31 +9,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final
 
 from router.haste import HASTE, Haste
 
 MOST: Final = 8
-"""So many are sent together; what is ready first waits for seven others' work at most."""
+"""So many are sent together."""
+
+LONGEST: Final = 0.0005
+"""Seconds after which what waits is sent as soon as something else is ready: a request may take long to be read."""
 
 
 class Outbox:
-    """What waits to be sent, in order: calls that send it."""
+    """What waits to be sent, in order: calls that send it. ``clock`` gives seconds."""
 
-    __slots__ = ("_haste", "_held")
+    __slots__ = ("_clock", "_haste", "_held", "_since")
 
-    def __init__(self, haste: Haste) -> None:
-        self._haste = haste
+    def __init__(self, haste: Haste, clock: Callable[[], float] = perf_counter) -> None:
+        self._haste, self._clock = haste, clock
         self._held: list[Callable[[], None]] = []
+        self._since = 0.0
 
     def post(self, send: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         """Have something sent: now where nobody presses, else with what they send, or when the loop comes round."""
         held = self._held
         if self._haste.pressing and len(held) < MOST - 1:
+            now = self._clock()
             if not held:
+                self._since = now
                 loop.call_soon(self._empty)
-            held.append(send)
-            return
+            if now - self._since < LONGEST:
+                held.append(send)
+                return
         if held:
             self._empty()
         send()
