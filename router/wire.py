@@ -60,7 +60,7 @@ class ChatRequest:
 
 
 _FLAT = frozenset({str, bool, type(None)})
-"""What holds neither a number nor another value."""
+"""What is neither a number nor holds other values."""
 
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -154,7 +154,7 @@ def _as_written(body: dict[str, Any], raw: bytes) -> dict[str, Any]:
 class _Field:
     """What a field may be: these types, exactly, and where it is bounded, a number from ``least`` to ``most``.
 
-    ``flat`` says that nothing in it has to be looked for any more: no value within it, and no number that is not read.
+    ``flat`` says that nothing in it has to be looked for any more: no deep nesting, and no number that is not read.
     """
 
     told: str
@@ -184,7 +184,7 @@ _FIELDS: Mapping[str, _Field] = {
 
 
 def _check(body: Mapping[str, Any]) -> bool:
-    """Check a body's fields, messages by themselves aside; says whether all of them are `_Field.flat`."""
+    """Check a body's fields, messages by themselves aside; says whether all of them are flat (see `_Field`)."""
     model, messages = body.get("model"), body.get("messages")
     if model is None or messages is None:
         raise _missing("model" if model is None else "messages")
@@ -192,9 +192,9 @@ def _check(body: Mapping[str, Any]) -> bool:
     for name, value in body.items():
         field = _FIELDS.get(name)
         if field is None:
-            flat = flat and type(value) in _FLAT
+            flat = flat and _is_flat(value)
         elif type(value) in field.types and (field.least is None or field.least <= value <= field.most):
-            flat = flat and field.flat
+            flat = flat and (field.flat or _is_flat(value))
         elif value is not None:
             raise _wrong_type(name, field.told, value)
     if len(model) > _LONGEST_MODEL:
@@ -205,6 +205,12 @@ def _check(body: Mapping[str, Any]) -> bool:
     if len(messages) > _MOST_PARTS:
         raise _too_many()
     return flat
+
+
+def _is_flat(value: object) -> bool:
+    if type(value) is dict:
+        return _FLAT.issuperset(map(type, value.values()))
+    return _FLAT.issuperset(map(type, value)) if type(value) is list else type(value) in _FLAT
 
 
 def _check_messages(messages: Sequence[Any]) -> bool:

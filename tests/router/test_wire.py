@@ -85,6 +85,8 @@ NUMBERS = ("12345678901234567890123", "-9223372036854775809", "0.10", "0.3000000
 PLACES = (
     '{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "x": {0}}}',
     '{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "stop": {0}}}',
+    '{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "stream_options": {{"x": {0}}}}}',
+    '{{"model": "auto", "messages": [{{"role": "user", "content": "hi"}}], "metadata": ["a", {{"x": {0}}}]}}',
     '{{"model": "auto", "messages": [{{"role": "user", "content": "hi", "x": {0}}}]}}',
     '{{"model": "auto", "messages": [{{"role": "user", "x": {0}}}]}}',
     '{{"model": "auto", "messages": [{{"role": "user", "content": [{{"type": "text", "text": "hi", "x": {0}}}]}}]}}',
