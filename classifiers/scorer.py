@@ -104,13 +104,14 @@ class Scorer:
         x = np.empty(self._trees.inputs, np.float32)
         x[:width], x[width:read], x[read] = vector, facts, 1.0
         free = bool(facts[OPTIONS] <= 0.0)
-        found = x[: read + 1] @ self._weights[free]
+        found = x[: read + 1].dot(self._weights[free])  # for so little, the operator takes as long again
         _, plain, domains, spread, _ = self._ends
         x[read + 1 :] = found[spread:]
-        variance = float(found[domains:spread] @ found[domains:spread])
+        factor = found[domains:spread]
+        variance = float(factor.dot(factor))
         linear = found[:domains].tolist()
         indices, values = grams
-        words = (values @ self._table.take(indices, axis=0, mode="clip")).tolist()
+        words = values.dot(self._table.take(indices, axis=0, mode="clip")).tolist()
         nearest = self._closeness(x, read)
         low, high = self._reach[1:]
         familiar = min(1.0, max(0.0, (nearest - low) / max(high - low, 1e-6)))
@@ -137,8 +138,7 @@ class Scorer:
         else:
             strange = max(1.0 - familiar / KNOWN, 0.0)
             facts = PLAIN + MORE_PLAIN * strange if free else PLAIN
-            near = np.exp(self._centroids @ x[: self._width]) @ self._means
-            *near, weights = near.tolist()
+            *near, weights = np.exp(self._centroids.dot(x[: self._width])).dot(self._means).tolist()
             most, all_told = (1.0 - strange) / weights, (6.0 if free else 5.0) + facts - strange
             total = [
                 (own + 2.0 * leaf + most * cluster + facts * fact) / all_told
@@ -151,8 +151,8 @@ class Scorer:
         if not len(self._places):
             return 1.0
         vector, facts = x[: self._width], x[self._width : read]
-        length = sqrt(vector @ vector + self._fact_scale * (facts @ facts))
-        return float(np.maximum.reduce(self._places @ x[:read])) / max(length, 1e-9)
+        length = sqrt(vector.dot(vector) + self._fact_scale * facts.dot(facts))
+        return float(np.maximum.reduce(self._places.dot(x[:read]))) / max(length, 1e-9)
 
 
 class _Trees:
@@ -173,7 +173,7 @@ class _Trees:
         at = self._roots
         for _ in range(TREE_DEPTH):
             at = below.take(at)
-        return (self._once @ self._leaves.take(at, axis=0)).tolist()  # type: ignore[no-any-return]
+        return self._once.dot(self._leaves.take(at, axis=0)).tolist()  # type: ignore[no-any-return]
 
 
 def _line(ends: Array) -> list[tuple[float, float]]:
