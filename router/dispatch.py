@@ -28,7 +28,8 @@ class Dispatcher:
 
     ``lanes`` is the way to each backend, by name. ``windows`` are context windows in tokens, where known. ``hedges``
     has, for models as requests name them, after how many seconds without content a second backend is asked. ``clock``
-    is the event loop's, and ``wheel`` has the deadlines of what is under way.
+    is the event loop's, read when it is asked: uvloop reads its own once a turn, to the millisecond, which is more than
+    the proxy adds to a request. ``wheel`` has the deadlines of what is under way.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Dispatcher:
     ) -> None:
         """``wall`` gives Unix time. ``on_rest`` is told when a backend begins to rest, and for how many seconds."""
         loop = asyncio.get_running_loop()
-        self.clock, self.wheel = loop.time, Wheel(loop)
+        self.clock, self.wheel = time.monotonic, Wheel(loop)
         self._resting: set[str] = set()
         self._tell = on_rest
         tier_of = {config.name: name for name, tier in policy.tiers.items() for config in tier.backends}

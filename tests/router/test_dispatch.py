@@ -135,6 +135,13 @@ async def test_a_gpu_bill_closes_over_concurrent_requests() -> None:
     assert clock.pending == 0
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+async def test_attempts_are_timed_finer_than_the_loop_s_clock_is_read() -> None:
+    async with house(well) as built:
+        times = [(await built.ask()).attempts[0].total_ms for _ in range(5)]
+    assert any(abs(ms - round(ms)) > 0.001 for ms in times), times
+
+
 async def test_the_deadline_is_over_all_attempts() -> None:
     slow = {"answer": "100ms", "first_token": "100ms", "deadline": "150ms"}
     async with house(silent, silent, silent, timeouts=slow) as built:
