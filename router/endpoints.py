@@ -140,14 +140,13 @@ def admit(proxy: Proxy, headers: Mapping[bytes, bytes]) -> Chat | None:
     return partial(_answer, proxy, client)
 
 
-async def _answer(proxy: Proxy, client: Client, express: Express) -> None:
+def _answer(proxy: Proxy, client: Client, express: Express) -> Awaitable[None]:
     arrived = perf_counter()
     try:
         request = proxy.read_chat(express.body, express.headers, client)
     except RequestError as error:
-        await express.deliver(told(error))
-        return
-    await proxy.pipeline.serve(request, arrived, express.deliver)
+        return express.deliver(told(error))
+    return proxy.pipeline.serve(request, arrived, express.deliver)
 
 
 class ChatCompletions:

@@ -126,14 +126,14 @@ class Express:
         default = guard.server_state.default_headers
         own = b"".join([b"%b: %b\r\n" % header for header in default]) if default else b""
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        head = b"%b%b%b%b" % (STATUS_LINE[served.status], own, served.lines, close)
+        head = STATUS_LINE[served.status], own, served.lines, close
         if flow.write_paused:
             await flow.drain()
         if isinstance(body, bytes):
-            transport.write_whole(b"%b\r\n%b" % (head, body))
+            transport.write_whole(b"".join((*head, b"\r\n", body)))
         else:
             send = transport.write_now
-            data = b"%btransfer-encoding: chunked\r\n\r\n" % head
+            data = b"".join((*head, b"transfer-encoding: chunked\r\n\r\n"))
             async for chunk in body:
                 send(b"%b%x\r\n%b\r\n" % (data, len(chunk), chunk))
                 data = b""

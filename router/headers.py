@@ -59,6 +59,12 @@ def _named(tier: str, backend: str, model: str, reasons: tuple[str, ...]) -> byt
     return b"".join([b"x-tierwise-%b: %b\r\n" % (name, printable(value)) for name, value in told.items() if value])
 
 
+@lru_cache(64)
+def content_type(value: str) -> bytes:
+    """The line that says what an answer is."""
+    return b"content-type: %b\r\n" % printable(value)
+
+
 def printable(value: str) -> bytes:
     """A header value that no name in a policy, prompt or upstream's answer can break out of."""
     if not value.isprintable():

@@ -32,7 +32,7 @@ from router.billing import baseline_nanos, proxy_nanos, total_nanos
 from router.dispatch import Answer, Dispatcher, Order
 from router.errors import STOPPED, Exhausted, RequestError, out_of_time
 from router.fleet import Fleet
-from router.headers import printable, served_lines
+from router.headers import content_type, served_lines
 from router.ledger.budgets import NOTHING_HELD, Grant
 from router.ledger.ledger import Ledger
 from router.served import Served, served, told
@@ -261,12 +261,11 @@ class Pipeline:
             await self._ledger.counting.settle(exchange.attempts, request.body)
         exchange.opened(answer)
         self.fleet.served(answer.step.backend, exchange.prompt)
-        about = printable(answer.content_type), self._lines(exchange)
+        about = content_type(answer.content_type), self._lines(exchange)
         if answer.whole is not None:
-            lines = b"content-type: %b\r\n%bcontent-length: %d\r\n" % (*about, len(answer.whole))
-            return served(200, lines, answer.whole)
-        lines = b"content-type: %b\r\n%bcache-control: no-cache\r\nx-accel-buffering: no\r\n" % about
-        return served(200, lines, answer.body)
+            length = str(len(answer.whole)).encode()
+            return served(200, b"".join((*about, b"content-length: ", length, b"\r\n")), answer.whole)
+        return served(200, b"".join((*about, b"cache-control: no-cache\r\nx-accel-buffering: no\r\n")), answer.body)
 
     async def _admitted(self, exchange: _Exchange, choice: Choice) -> Choice:
         view, decision, exchange.grant = await self._admission.admit(

@@ -275,8 +275,10 @@ def _conversation(body: Mapping[str, Any], key: str, session: str) -> str:
     The client's key is part of it, so that two clients with the same opening never share a session.
     """
     named = session or body.get("user")
-    opening = orjson.dumps(["named", named] if named else _opening(body["messages"]))
-    return hashlib.sha256(key.encode() + b"\0" + opening).hexdigest()[:24]
+    said = [True, named] if named else _opening(body["messages"])
+    # No text in UTF-8 has such a byte, so that no two openings are joined into the same.
+    texts = [one.encode() if type(one) is str else orjson.dumps(one) + b"\xfe" for one in (key, *said)]
+    return hashlib.sha256(b"\xff".join(texts)).hexdigest()[:24]
 
 
 def _opening(messages: Sequence[Mapping[str, object]]) -> list[object]:

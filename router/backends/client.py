@@ -84,7 +84,7 @@ class Client:
             head = b"POST %s HTTP/1.1\r\n%scontent-length: " % (self._target(path), self._lines)
             if len(self._posts) < _PATHS_KEPT:
                 self._posts[path] = head
-        return self._exchange(b"%b%d\r\n\r\n%b" % (head, len(body), body), on_sent, urgent)
+        return self._exchange(b"".join((head, str(len(body)).encode(), b"\r\n\r\n", body)), on_sent, urgent)
 
     def get(self, path: str) -> Awaitable[Response]:
         """GET a path; returns when response headers are there. Raises `UpstreamError`."""
