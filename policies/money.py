@@ -71,13 +71,6 @@ class TokenRates:
             return (per_input * input_tokens + per_output * output_tokens + once) * _NANO
         return self.input * input_tokens + self.output * output_tokens + self.request
 
-    def plain_nanos(self, input_tokens: int, output_tokens: int) -> int:
-        """The same in nano-dollars."""
-        if self.nanos is not None:
-            per_input, per_output, once = self.nanos
-            return per_input * input_tokens + per_output * output_tokens + once
-        return nanos(self.plain(input_tokens, output_tokens))
-
 
 @dataclass(frozen=True, slots=True)
 class GpuRates:
@@ -158,7 +151,11 @@ def cost(usage: Usage, price: Price | None) -> Decimal | Unpriced:
 def cost_nanos(usage: Usage, price: Price | None) -> int | None:
     """The same in nano-dollars; None where it is `UNPRICED`."""
     if isinstance(price, TokenRates) and usage.plain:
-        return price.of(usage.service_tier, usage.input_tokens).plain_nanos(usage.input_tokens, usage.output_tokens)
+        special = usage.service_tier or price.above
+        rates = price.of(usage.service_tier, usage.input_tokens) if special else price
+        if rates.nanos is not None:
+            per_input, per_output, once = rates.nanos
+            return per_input * usage.input_tokens + per_output * usage.output_tokens + once
     dollars = cost(usage, price)
     return None if dollars is UNPRICED else nanos(dollars)
 

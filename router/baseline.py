@@ -74,8 +74,7 @@ def lost_prefix(features: Features, view: View, served: str, baseline: str) -> i
     All but the last message, where the answer or the one before it was not the baseline's. How long ago that was is
     not asked: this errs in the baseline's favour.
     """
-    at_home = served == baseline and (view.session is None or view.session.backend == baseline)
-    if features.turns < 2 or at_home:
+    if features.turns < 2 or (served == baseline and (view.session is None or view.session.backend == baseline)):
         return 0
     prefix = features.input_tokens - features.last_characters // CHARACTERS_PER_TOKEN
     return prefix if prefix >= SMALLEST_PREFIX else 0

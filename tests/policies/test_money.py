@@ -98,7 +98,7 @@ def test_whole_nano_dollars_are_added_up_as_decimals_are(rate: Decimal, given: i
     assert isinstance(price, money.TokenRates)
     plain = price.input * given + price.output * answered + price.request
     assert price.plain(given, answered) == plain
-    assert price.plain_nanos(given, answered) == money.nanos(plain)
+    assert money.cost_nanos(Usage(given, output_tokens=answered), price) == money.nanos(plain)
     assert (price.nanos is None) == bool(rate * 1000 % 1)
 
 
