@@ -26,7 +26,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _LAG_SECONDS = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1)
 _LOOK_AT_LAG = 0.05
 _SHARE_SECONDS = 0.5
-_COUNTED_TOGETHER = 32
+_COUNTED_TOGETHER = 256
 _ended = attrgetter("outcome", "status")
 _tried = attrgetter("tier", "backend", "error")
 

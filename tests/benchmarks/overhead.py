@@ -1,8 +1,8 @@
 """What a router costs a request: ``python -m tests.benchmarks.overhead [--with sglang,vllm,litellm]``.
 
 Chat completions of about 1 KB, not streamed, each subject on one core, upstream and load on the other, in interleaved
-rounds. CPU is that of all the subject's processes, the embedded store's included; added latency is over calling the
-upstream directly; p99/p50 at 64 in flight shows stalls.
+rounds. CPU is that of all the subject's processes, the embedded store's included, by how many are in flight and over
+all requests; added latency is over calling the upstream directly; p99/p50 at 64 in flight shows stalls.
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ def measure(subject: subjects.Subject, seconds: float, direct: dict[int, float])
     for concurrency in CONCURRENCIES:
         began = machine.cpu_of(subject.pids)
         result = load.drive(subject.url, wires, concurrency, seconds)
-        cpu += machine.cpu_of(subject.pids) - began
-        requests += result.requests
+        spent = machine.cpu_of(subject.pids) - began
+        cpu, requests = cpu + spent, requests + result.requests
         if result.failures:
             raise RuntimeError(f"{subject.name} failed {len(result.failures)} requests: {result.failures[0][:200]!r}")
         p50 = result.quantile_ms(0.5)
         if not subject.pids:
             direct[concurrency] = p50
         measured[f"p50 ms at {concurrency}"] = p50
+        if subject.pids:
+            measured[f"CPU µs at {concurrency}"] = spent / result.requests * 1e6
         if subject.pids and concurrency < 64:
             measured[f"added ms at {concurrency}"] = p50 - direct[concurrency]
         if concurrency == 64:
