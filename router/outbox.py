@@ -14,10 +14,10 @@ from typing import Final
 
 from router.haste import HASTE, Haste
 
-MOST: Final = 8
+MOST: Final = 32
 """So many are sent together."""
 
-LONGEST: Final = 0.0005
+LONGEST: Final = 0.002
 """Seconds after which what waits is sent as soon as something else is ready: a request may take long to be read."""
 
 
