@@ -151,7 +151,7 @@ class Errand:
             probe = not (lane.closed and lane.slots.grab()) and await self._board(lane, step)
         limits = lane.limits
         patience = limits.first if order.stream else limits.whole
-        flight = Flight(lane, step, order.input_tokens, patience, self._deadline, self._trail, probe=probe)
+        flight = Flight(lane, step, order.input_tokens, patience, self._deadline, self._trail, probe)
         try:
             whole = await flight.watch.wait(self._call(lane, flight))
             return await self._open_stream(lane, flight) if whole is None else self._open(lane, flight, whole)

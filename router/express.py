@@ -61,22 +61,24 @@ class Express:
         self._begun = self._gone = False
         self.headers = headers
         self.body = b""
-        self._more = bytearray()
+        self._more: bytearray | None = None
         self.keep_alive = keep_alive
         self.response_started = self.response_complete = False
 
     def add(self, piece: bytes) -> None:
         """Take a piece of its body; each of many would have all before it copied if they were joined at once."""
-        if self.body:
-            self._more += piece
-        else:
+        if not self.body:
             self.body = piece
+        elif self._more is None:
+            self._more = bytearray(piece)
+        else:
+            self._more += piece
 
     def start(self) -> None:
         """Have it answered: its body is whole."""
         guard = self._guard
-        if self._more:
-            self.body, self._more = b"".join((self.body, self._more)), bytearray()
+        if self._more is not None:
+            self.body, self._more = b"".join((self.body, self._more)), None
         HASTE.pressing += 1
         self._task = task = guard.loop.create_task(self._run())
         guard.tasks.add(task)

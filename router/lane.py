@@ -161,9 +161,8 @@ class Flight:
     )  # fmt: skip
 
     def __init__(
-        self, lane: Lane, step: Step, input_tokens: int, patience: float, deadline: float, trail: Trail,
-        *, probe: bool = False,
-    ) -> None:  # fmt: skip
+        self, lane: Lane, step: Step, input_tokens: int, patience: float, deadline: float, trail: Trail, probe: bool
+    ) -> None:
         """The first phase must be over in ``patience`` seconds and by ``deadline``; ``trail`` gets the attempt."""
         self._lane, self.step, self.model, self._trail = lane, step, lane.model, trail
         self._input_tokens, self._probe = input_tokens, probe

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from math import ceil
@@ -88,14 +88,14 @@ class _Exchange:
 
     request: ChatRequest
     arrived: float
-    id: str = field(default_factory=lambda: next(_ids))
-    at: float = field(default_factory=time)
+    id: str
+    at: float
+    attempts: Trail
     choice: Choice | None = None
     grant: Grant = NOTHING_HELD
     prompt: Trace = ()
     answer: Answer | None = None
     used: _Used | None = None
-    attempts: Trail = field(default_factory=Trail)
     status: int = 499
     outcome: Outcome = "cancelled"
     overhead_ms: float | None = None
@@ -202,7 +202,7 @@ class Pipeline:
 
         ``arrived`` is when the request came in, on `time.perf_counter`; ``deliver`` sends what is served to the client.
         """
-        exchange = _Exchange(request, arrived)
+        exchange = _Exchange(request, arrived, next(_ids), time(), Trail())
         self._serving += 1
         self._telemetry.arrived()
         try:
