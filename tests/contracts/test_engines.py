@@ -280,6 +280,6 @@ def test_a_whole_answer_of_llamacpp_is_read() -> None:
         b'"object":"chat.completion","usage":{"completion_tokens":52,"prompt_tokens":36,"total_tokens":88,'
         b'"prompt_tokens_details":{"cached_tokens":0}},"timings":{"draft_n":129,"draft_n_accepted":8}}'
     )
-    usage = whole(body, "chat/completions").usage
+    usage, _ = whole(body, "chat/completions")
     assert usage is not None
     assert (usage.input_tokens, usage.output_tokens) == (36, 52)
