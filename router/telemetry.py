@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import accumulate
 from operator import add, attrgetter
 from time import perf_counter
@@ -27,7 +26,6 @@ _LAG_SECONDS = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.
 _LOOK_AT_LAG = 0.05
 _SHARE_SECONDS = 0.5
 _COUNTED_TOGETHER = 256
-_ended = attrgetter("outcome", "status")
 _tried = attrgetter("tier", "backend", "error")
 
 
@@ -61,7 +59,7 @@ class _Histogram:
     def __init__(self, name: str, summary: str, labels: Sequence[str] = (), bounds: Sequence[float] = _SECONDS) -> None:
         self._about = (name, summary, labels)
         self._bounds = bounds
-        self._place = partial(bisect_left, [bound * 1e3 for bound in bounds])
+        self._ends = [bound * 1e3 for bound in bounds]
         self._counts: dict[tuple[str, ...], list[float]] = {} if labels else {(): self._none()}
 
     def _none(self) -> list[float]:
@@ -77,15 +75,19 @@ class _Histogram:
             mine = self._counts.get(tuple(values)) or self._none()
             self._counts[tuple(values)] = list(map(add, mine, counts))
 
-    def observe(self, labels: tuple[str, ...], *milliseconds: float) -> None:
+    def observe(self, labels: tuple[str, ...], milliseconds: Sequence[float]) -> None:
         if not milliseconds:
             return
         counts = self._counts.get(labels)
         if counts is None:
             counts = self._counts[labels] = self._none()
-        for place, times in Counter(map(self._place, milliseconds)).items():
-            counts[place] += times
-        counts[-1] += sum(milliseconds) / 1e3
+        ordered, before = sorted(milliseconds), 0
+        for place, bound in enumerate(self._ends):
+            up_to = bisect_right(ordered, bound)
+            counts[place] += up_to - before
+            before = up_to
+        counts[-2] += len(ordered) - before
+        counts[-1] += sum(ordered) / 1e3
 
     def family(self) -> Metric:
         name, summary, labels = self._about
@@ -187,17 +189,16 @@ class Telemetry(Collector):
 
     def _count(self) -> None:
         left, self._left = self._left, []
-        alike: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        alike: dict[tuple[str, str, str, int], list[Entry]] = defaultdict(list)
         for entry in left:
-            alike[entry.tier, entry.backend].append(entry)
-        for labels, entries in alike.items():
-            self._add(labels, entries)
+            alike[entry.tier, entry.backend, entry.outcome, entry.status].append(entry)
+        for (tier, backend, outcome, status), entries in alike.items():
+            self._mine.requests[tier, backend, outcome, str(status)] += len(entries)
+            self._add((tier, backend), entries)
 
     def _add(self, labels: tuple[str, str], entries: Sequence[Entry]) -> None:
-        """Count requests that were answered, or not, at one place."""
+        """Count what requests took that were answered, or not, at one place."""
         mine = self._mine
-        for ended, times in Counter(map(_ended, entries)).items():
-            mine.requests[*labels, ended[0], str(ended[1])] += times
         for tried, times in Counter([_tried(attempt) for entry in entries for attempt in entry.attempts]).items():
             mine.attempts[tried] += times
         mine.tokens[*labels, "input"] += sum([entry.usage.input_tokens for entry in entries])
@@ -207,10 +208,10 @@ class Telemetry(Collector):
             mine.cost[labels] += sum(costs) / 1e9
         if len(costs) < len(entries):
             mine.unpriced[labels] += len(entries) - len(costs)
-        mine.classify.observe((), *[entry.classify_ms for entry in entries])
-        mine.overhead.observe((), *[entry.overhead_ms for entry in entries])
-        mine.total.observe(labels, *[entry.total_ms for entry in entries])
-        mine.ttft.observe(labels, *[entry.ttft_ms for entry in entries if entry.ttft_ms is not None])
+        mine.classify.observe((), [entry.classify_ms for entry in entries])
+        mine.overhead.observe((), [entry.overhead_ms for entry in entries])
+        mine.total.observe(labels, [entry.total_ms for entry in entries])
+        mine.ttft.observe(labels, [entry.ttft_ms for entry in entries if entry.ttft_ms is not None])
 
     def looked(self, outcome: str) -> None:
         """A request was classified; see `router.signals.SignalReader` for the outcomes."""
@@ -221,7 +222,7 @@ class Telemetry(Collector):
         while True:
             due = perf_counter() + _LOOK_AT_LAG
             await asyncio.sleep(_LOOK_AT_LAG)
-            self._mine.lag.observe((), max(0.0, perf_counter() - due) * 1e3)
+            self._mine.lag.observe((), [max(0.0, perf_counter() - due) * 1e3])
 
     def ready(self, part: str, holds: bool) -> None:
         """Record whether a part (``store``, ``classifier``, ``policy``) is ready."""
