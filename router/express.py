@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.errors import BUG
-from router.haste import HASTE
 from router.served import Served, told
 
 if TYPE_CHECKING:
     from router.guard import Guarded
+    from router.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +47,15 @@ def fits(headers: Mapping[bytes, bytes]) -> bool:
 class Express:
     """One such request, and the client's side of it; it stands where uvicorn has a request's cycle.
 
-    ``headers`` are by lower-case name. A client that hangs up cancels the work.
+    ``headers`` are by lower-case name.
     """
 
     __slots__ = (
-        "_begun", "_chat", "_gone", "_guard", "_more", "_task", "body", "headers", "keep_alive",
-        "response_complete", "response_started",
+        "_chat", "_guard", "_more", "body", "headers", "keep_alive", "response_complete", "response_started",
     )  # fmt: skip
 
     def __init__(self, guard: Guarded, chat: Chat, headers: Mapping[bytes, bytes], keep_alive: bool) -> None:
         self._guard, self._chat = guard, chat
-        self._task: asyncio.Task[None] | None = None
-        self._begun = self._gone = False
         self.headers = headers
         self.body = b""
         self._more: bytearray | None = None
@@ -74,45 +71,24 @@ class Express:
         else:
             self._more += piece
 
-    def start(self) -> None:
-        """Have it answered: its body is whole."""
-        guard = self._guard
+    def join(self) -> None:
+        """Its body is whole."""
         if self._more is not None:
             self.body, self._more = b"".join((self.body, self._more)), None
-        HASTE.pressing += 1
-        self._task = task = guard.loop.create_task(self._run())
-        guard.tasks.add(task)
 
-    def hang_up(self) -> None:
-        """The client has gone."""
-        self._gone = True
-        task = self._task
-        if task is not None and not self.response_complete:
-            task.cancel()
-            if not self._begun:  # and so will never begin
-                HASTE.pressing -= 1
-                self._guard.tasks.discard(task)
-
-    async def _run(self) -> None:
-        HASTE.pressing -= 1
-        self._begun = True
+    async def run(self, runner: Runner) -> None:
+        """Have it answered by the task of its connection."""
         try:
             await self._chat(self)
         except asyncio.CancelledError:
-            if not self._lost():
+            if not runner.lost():
                 await self._fail()
                 raise
         except Exception as error:
             log.error("unexpected error", exc_info=error)
             await self._fail()
         finally:
-            if self._task is not None:
-                self._guard.tasks.discard(self._task)
-            self._task, self.body = None, b""  # the task holds us too; the connection does, until its next request
-
-    def _lost(self) -> bool:
-        """Whether the client's hang-up, and nothing else, is what cancelled the task."""
-        return self._gone and self._task is not None and self._task.uncancel() == 0
+            self.body = b""  # the connection holds us until its next request
 
     async def _fail(self) -> None:
         if self.response_started:

@@ -22,6 +22,7 @@ from router.errors import shape
 from router.express import PATH, Admit, Express, fits
 from router.joined import Joined
 from router.known import Known
+from router.runner import Runner
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -66,6 +67,7 @@ class Guarded(HttpToolsProtocol):
         self._admit: Admit | None = getattr(self.app, "admit", None)
         self._taken: Express | None = None
         self._express: Express | None = None
+        self._runner: Runner | None = None
         self._known = Known[dict[bytes, bytes]]()
 
     @property
@@ -84,9 +86,9 @@ class Guarded(HttpToolsProtocol):
         """Let go of it, and of what is done for it."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._express is not None:
-            self._express.hang_up()
-            self._express = None
+        if self._runner is not None:
+            self._runner.hang_up()
+        self._express = None
         if isinstance(self.cycle, Express):
             self.cycle = None
         super().connection_lost(exc)
@@ -118,9 +120,14 @@ class Guarded(HttpToolsProtocol):
         if chat is None:
             return False
         self.cycle = self._express = Express(self, chat, headers, True)
-        self._express.add(body)
-        self._express.start()
+        self._express.body = body
+        self._start(self._express)
         return True
+
+    def _start(self, express: Express) -> None:
+        if self._runner is None or self._runner.over:
+            self._runner = Runner(self.loop, self.tasks)
+        self._runner.start(express)
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
@@ -190,7 +197,8 @@ class Guarded(HttpToolsProtocol):
         self._awaits, self._idle_bytes = "", 0
         if self._taken is not None:
             self._express, self._taken = self._taken, None
-            self._express.start()
+            self._express.join()
+            self._start(self._express)
             return
         super().on_message_complete()
         assert self.cycle is not None

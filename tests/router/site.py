@@ -37,6 +37,7 @@ class Site:
         self.serving = 0
         self.refuses = False
         self.connections: set[Any] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -110,7 +111,8 @@ async def serving(**bounds: Any) -> AsyncIterator[Site]:
     config = configured(site, limits)
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
-    site.port, site.connections = listener.getsockname()[1], server.server_state.connections
+    site.port, state = listener.getsockname()[1], server.server_state
+    site.connections, site.tasks = state.connections, state.tasks
     task = asyncio.create_task(server._serve([listener]))
     await until(lambda: server.started)
     try:

@@ -167,6 +167,7 @@ def test_what_is_known_of_a_head_changes_nothing_of_any_request(said: list[bytes
         guarded.connection_lost(None)
         await settled(5)
         assert not state.tasks
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         assert HASTE.pressing == 0
         return [*told, line.heard, line.closed, state.total_requests]
 
@@ -243,6 +244,20 @@ async def test_a_chat_whose_client_leaves_is_cancelled_at_once() -> None:
             await until(lambda: site.serving == 1)
         await until(lambda: site.serving == 0)
         assert not site.connections
+
+
+async def test_a_server_out_of_patience_ends_what_is_under_way_and_nothing_else() -> None:
+    async with serving() as site, talking(site) as client:
+        for _ in range(2):
+            await client.say(chat(b"this", x_pieces="never"))
+            await until(lambda: site.serving == 1)
+            (task,) = site.tasks
+            task.cancel("Task cancelled, timeout graceful shutdown exceeded")
+            await until(lambda: not site.tasks)
+            assert task.cancelled()
+            assert (await client.reader.readuntil(b"}}")).startswith(b"HTTP/1.1 500 ")
+        await client.say(chat(b"that"))
+        assert await client.reader.readuntil(b"that") == ANSWER + b"that"
 
 
 async def test_a_client_that_will_say_no_more_has_left() -> None:
