@@ -1,6 +1,7 @@
 """Entries as they lie in the journal: those of one commit together, compressed, field by field or a line of JSON each.
 
-One row a commit costs a third of what a row an entry does, and a tenth of the room: entries are much alike.
+One row a commit costs a third of what a row an entry does, and a tenth of the room: entries are much alike. What
+follows the compressed part is the bulk of a layout (see `columns`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def of(entries: Sequence[Entry]) -> bytes:
     """A block of entries."""
     if len(entries) >= _FEW:
         with suppress(ValueError, TypeError):
-            return zlib.compress(columns.lay(entries), _FASTEST)
+            layout = columns.lay(entries)
+            return zlib.compress(layout.text, _FASTEST) + layout.bulk
     return pack(list(map(codec.encode, entries)))
 
 
@@ -52,8 +54,15 @@ def unpack(block: bytes, most: int | None = None) -> list[bytes]:
     Raises `sqlite3.DatabaseError` for one that is damaged.
     """
     try:
-        text = block if block.startswith(b"{") else zlib.decompress(block)
-        return columns.lines(text, most) if text.startswith(b"[") else text.split(b"\n")[-(most or 0) :]
+        if block.startswith(b"{"):
+            return [block]
+        unpacking = zlib.decompressobj()
+        text = unpacking.decompress(block)
+        if not unpacking.eof:
+            raise ValueError("its end is missing")
+        if text.startswith(b"["):
+            return columns.lines(columns.Layout(text, unpacking.unused_data), most)
+        return text.split(b"\n")[-(most or 0) :]
     except (zlib.error, ValueError) as error:
         raise sqlite3.DatabaseError(f"a block of entries is damaged: {error}") from error
 

@@ -7,7 +7,9 @@ to 28 hours; what lies outside counts in the first or last bucket.
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import ceil
@@ -28,12 +30,16 @@ def bucket(milliseconds: float) -> int:
     return bisect_left(_EDGES, milliseconds)
 
 
-def buckets(milliseconds: Sequence[float]) -> list[int]:
-    """The buckets that durations fall into."""
+def counted(milliseconds: Sequence[float]) -> dict[int, int]:
+    """How many of some durations fall into each bucket, those that none falls into left out."""
     if len(milliseconds) < _FEW:
-        return list(map(bucket, milliseconds))
-    found: list[int] = _edges().searchsorted(milliseconds).tolist()
-    return found
+        return Counter(map(bucket, milliseconds))
+    import numpy as np
+
+    in_order = np.sort(np.frombuffer(struct.pack(f"{len(milliseconds)}d", *milliseconds)))
+    counts = np.bincount(_edges().searchsorted(in_order))
+    found = counts.nonzero()[0]
+    return dict(zip(found.tolist(), counts[found].tolist(), strict=True))
 
 
 @cache

@@ -13,8 +13,9 @@ from router.ledger import blocks
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 3
-"""Version 1 had a row for each entry, and version 2 in each block a line for each; such blocks are among later ones."""
+VERSION: Final = 4
+"""Version 1 had a row for each entry, version 2 in each block a line for each, version 3 all of a layout as JSON;
+blocks as in 2 and 3 are among later ones."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -28,31 +28,28 @@ def seen_in(entries: Sequence[Entry]) -> Iterator[tuple[tuple[str, str, str, str
     if not first.backend:
         return
     domain, kind = stratum(first.features, first.signals)
-    whole = [(e.usage, e.features) for e in entries if e.outcome == "ok" and e.usage.measured and e.usage.output_tokens]
-    counted = [
-        (usage.input_tokens, features.input_tokens)
-        for usage, features in whole
-        if features.input_tokens and not (features.has_images or usage.audio_input_tokens)
-    ]
-    if counted:
-        used, given = map(sum, zip(*counted, strict=True))
+    used = given = written = answers = 0
+    for entry in entries:
+        usage, features = entry.usage, entry.features
+        if entry.outcome == "ok" and usage.measured and (answer := usage.output_tokens):
+            if (estimated := features.input_tokens) and not (features.has_images or usage.audio_input_tokens):
+                used += usage.input_tokens
+                given += estimated
+            if features.choices == 1 and ((limit := features.max_output_tokens) is None or answer < limit):
+                written += answer
+                answers += 1
+    if given:
         yield (TAKEN, _word(first.backend), domain, ""), used, given
-    written = [
-        usage.output_tokens
-        for usage, features in whole
-        if features.choices == 1 and ((limit := features.max_output_tokens) is None or usage.output_tokens < limit)
-    ]
-    if written:
-        yield (WRITTEN, _word(first.tier), domain, kind), sum(written), len(written)
+    if answers:
+        yield (WRITTEN, _word(first.tier), domain, kind), written, answers
 
 
 def stratum(features: Features, signals: Signals | None) -> tuple[str, str]:
     """A request's domain, and within it the kind of request whose answers are about as long."""
     if signals is None:
-        domain = band = ""
-    else:
-        domain, band = signals.domain if signals.knows_domain else "", signals.band or ""
-    return _word(domain), f"{band} tools" if features.has_tools else band
+        return "", " tools" if features.has_tools else ""
+    band = signals.band or ""
+    return _word(signals.domain if signals.knows_domain else ""), f"{band} tools" if features.has_tools else band
 
 
 @lru_cache(1024)

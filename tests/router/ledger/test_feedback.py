@@ -94,7 +94,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FeedbackError, match="cannot be read as a journal"):
         scores([tmp_path / "text"])
     sqlite3.connect(tmp_path / "other").execute("CREATE TABLE things (a)").connection.close()
-    with pytest.raises(FeedbackError, match="not a journal of version 3"):
+    with pytest.raises(FeedbackError, match="not a journal of version 4"):
         scores([tmp_path / "other"])
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from policies.values import Entry
 from router.ledger import blocks, codec
 from router.ledger.journal_file import JournalFile, Line
 from router.ledger.judgements import judged
@@ -28,7 +32,7 @@ def test_a_journal_that_is_not_there_or_not_one_is_said_so(tmp_path: Path) -> No
     newer.execute("PRAGMA user_version=7")
     newer.close()
     for create in (True, False):
-        with pytest.raises(sqlite3.DatabaseError, match="of version 3 but of version 7"):
+        with pytest.raises(sqlite3.DatabaseError, match="of version 4 but of version 7"):
             JournalFile(tmp_path / "newer.sqlite", create=create)
 
 
@@ -125,7 +129,7 @@ def test_an_old_journal_on_a_full_disk_stays_as_it_is_and_it_is_said_what_to_do(
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
-    assert f"the journal {path} cannot be begun or brought up to version 3" in last
+    assert f"the journal {path} cannot be begun or brought up to version 4" in last
     assert "what was in it is as it was. See that its disk can be written and has 1 MiB left" in last
     for create in (False, True):
         file = JournalFile(path, create=create)
@@ -134,14 +138,32 @@ def test_an_old_journal_on_a_full_disk_stays_as_it_is_and_it_is_said_what_to_do(
         file.close()
 
 
-def test_a_journal_of_version_2_is_read_as_it_is_and_gets_blocks_of_columns_beside_its_lines(path: Path) -> None:
+def as_lines(old: list[Entry]) -> bytes:
+    """A block of version 2."""
+    return blocks.pack(list(map(codec.encode, old)))
+
+
+def as_json(old: list[Entry]) -> bytes:
+    """A block of version 3: what differs as lists, the rest of the first for all."""
+    facts = [json.loads(codec.encode(one)) for one in old]
+    node = {name: {"=": [value]} for name, value in facts[0].items()}
+    node |= {name: [one[name] for one in facts] for name in ("id", "at", "view")}
+    node["signals"] = {"?": [True] * 20, "of": {"domain": {"=": ["math"]}, "domain_probs": {"~": {"math": [1.0] * 20}}}}  # type: ignore[dict-item]
+    attempts = {"#": [1] * 20, "of": [{"=": facts[0]["attempts"]}]}
+    return zlib.compress(json.dumps([len(old), node | {"attempts": attempts}]).encode())
+
+
+@pytest.mark.parametrize(("version", "write"), [(2, as_lines), (3, as_json)])
+def test_an_older_journal_is_read_as_it_is_and_gets_blocks_of_columns_beside_its_own(
+    path: Path, version: int, write: Callable[[list[Entry]], bytes]
+) -> None:
     file = JournalFile(path)
     old = [entry(f"old{i}", at=NOON + i) for i in range(20)]
     file.write(list(map(Line, old)), NOON)
     file.close()
     db = sqlite3.connect(path)
-    db.execute("UPDATE blocks SET bodies = ?", (blocks.pack(list(map(codec.encode, old))),))
-    db.execute("PRAGMA user_version=2")
+    db.execute("UPDATE blocks SET bodies = ?", (write(old),))
+    db.execute(f"PRAGMA user_version={version}")
     db.commit()
     db.close()
     for create in (False, True):
@@ -158,5 +180,5 @@ def test_a_journal_of_version_2_is_read_as_it_is_and_gets_blocks_of_columns_besi
     assert list(map(codec.decode, file.bodies(0, NOON + 99))) == sorted([*old, *new], key=lambda one: one.at)[20:]
     file.close()
     db = sqlite3.connect(path)
-    assert db.execute("PRAGMA user_version").fetchone() == (3,)
+    assert db.execute("PRAGMA user_version").fetchone() == (4,)
     db.close()
