@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
@@ -45,14 +45,15 @@ def decode(line: bytes | str) -> Entry:
     return _ENTRY.validate_json(line)
 
 
+def with_content(entries: Iterable[Entry]) -> list[int]:
+    """The places of entries that have something that users wrote, or headers."""
+    kept = enumerate([entry.features for entry in entries])
+    return [place for place, some in kept if some.text or some.last_text or some.system_text or some.headers]
+
+
 def without_content(entry: Entry) -> Entry:
     """The entry without anything that users wrote and without headers that hold secrets (invariant 9)."""
     features = entry.features
-    written = features.text or features.last_text or features.system_text
-    if not (written or features.headers):
-        return entry
     headers = {name: text for name, text in features.headers.items() if name.lower() not in _SECRET_HEADERS}
-    if not written and len(headers) == len(features.headers):
-        return entry
     bare = replace(features, text="", last_text="", system_text="", headers=headers)
     return replace(entry, features=bare)

@@ -227,12 +227,15 @@ class _Whole(_Plain):
 
 
 class _Moment(_Kind):
-    """Of moments, to the microsecond; those of other time zones are written."""
+    """Of moments, to the microsecond; those of any time zone but UTC are written."""
 
     def packed(self, column: _Column, bulk: _Bulk) -> dict[str, Any] | None:
-        if any(moment.tzinfo is not UTC for moment in column):
+        zone = column[0].tzinfo
+        if str(zone) != "UTC" or [moment for moment in column if moment.tzinfo is not zone]:
             return None
-        return _put(bulk, "t", struct.pack(f"<{len(column)}d", *map(datetime.timestamp, column)))
+        beginning = datetime(1970, 1, 1, tzinfo=zone)  # what `timestamp` does, but for asking the zone each time
+        seconds = [(moment - beginning).total_seconds() for moment in column]
+        return _put(bulk, "t", struct.pack(f"<{len(column)}d", *seconds))
 
 
 class _Mapping(_Written):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,8 @@ class Journal:
         self._most_held = most_held
         self._open_file = open_file
         self._queue: SimpleQueue[_Item] = SimpleQueue()
+        self._lines: deque[Line] = deque()
+        self._awake = False
         self._held: list[Line] = []
         self._carried: dict[tuple[int, str], bytes] = {}
         self._gpus: dict[tuple[str, str, int], Hold] = {}
@@ -70,7 +73,7 @@ class Journal:
     @property
     def held(self) -> int:
         """Entries held in memory."""
-        return len(self._held) + self._queue.qsize()
+        return len(self._held) + len(self._lines)
 
     def start(self) -> list[Hold]:
         """Open the file and begin; returns the GPUs that its proxies have not let go of.
@@ -83,8 +86,12 @@ class Journal:
         return gpus
 
     def append(self, line: Line) -> None:
-        """Take an entry; never waits."""
-        self._queue.put(line)
+        """Take an entry; never waits. Only one that the thread has to be woken for costs what waking it does."""
+        if self._awake:
+            self._lines.append(line)
+        else:
+            self._awake = True
+            self._queue.put(line)
 
     def meter(self, reading: Reading) -> None:
         """Take what GPUs are held; never waits."""
@@ -119,17 +126,21 @@ class Journal:
 
     def _collect(self) -> bool:
         """Wait for something to do, gather what comes within the commit window, and say whether to go on."""
-        try:
-            items = [self._queue.get(timeout=_RETRY_DISK if self._waiting() else None)]
-        except Empty:
-            return True
-        if isinstance(items[0], Line | Feedback):
+        self._awake = False
+        items: list[_Item] = []
+        if not self._lines:
+            try:
+                items.append(self._queue.get(timeout=_RETRY_DISK if self._waiting() else None))
+            except Empty:
+                return True
+        self._awake = True
+        if self._lines or isinstance(items[0], Line | Feedback):
             sleep(COMMIT_WINDOW)
-        items += [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), _MOST_PER_COMMIT))]
-        lines = [item for item in items if type(item) is Line]
+        items += [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        lines = [item for item in items if isinstance(item, Line)]
+        lines += [self._lines.popleft() for _ in range(len(self._lines))]
         self._held += lines if self.keep_content else _without_content(lines)
-        others = [item for item in items if type(item) is not Line]
-        for item in others:
+        for item in items:
             if isinstance(item, Event):
                 self._flushes.append(item)
             elif isinstance(item, Feedback):
@@ -137,7 +148,7 @@ class Journal:
             elif isinstance(item, Reading):
                 self._carried = merge_packed(self._carried, item.packed)
                 self._gpus |= {hold[:3]: hold for hold in item.holds}
-        return None not in others
+        return None not in items
 
     def _commit(self, file: JournalFile, *, insist: bool) -> None:
         """Write what is held, in one transaction or a few; while the disk refuses, try once a second."""
@@ -198,7 +209,7 @@ class Journal:
             self._carried = merge_packed(self._carried, pack_lines(folded))
 
 
-def _without_content(lines: Sequence[Line]) -> Iterator[Line]:
-    entries = [codec.without_content(line.entry) for line in lines]
-    for line, entry in zip(lines, entries, strict=True):
-        yield line if entry is line.entry else replace(line, entry=entry)
+def _without_content(lines: list[Line]) -> list[Line]:
+    for place in codec.with_content([line.entry for line in lines]):
+        lines[place] = replace(lines[place], entry=codec.without_content(lines[place].entry))
+    return lines

@@ -73,8 +73,9 @@ def test_what_only_some_entries_have_is_theirs_again() -> None:
 
 @pytest.mark.parametrize("zone", [UTC, ZoneInfo("UTC"), ZoneInfo("Asia/Kolkata")], ids=str)
 def test_moments_are_as_a_line_has_them(zone: tzinfo) -> None:
-    made = [entry(f"r{i}") for i in range(3)]
+    made = [entry(f"r{i}") for i in range(30)]
     made = [replace(one, view=View(now=datetime(2026, 11, 22, 10, i, 5, 7 * i, zone))) for i, one in enumerate(made)]
+    assert (b'"as":"t"' in columns.lay(made).text) == (str(zone) == "UTC")
     assert [codec.encode(codec.decode(line)) for line in columns.lines(columns.lay(made))] == list(
         map(codec.encode, made)
     )
