@@ -139,11 +139,11 @@ class Ledger:
         while not self._stopping.is_set():
             try:
                 self._read_meters()
-                answered = await self._store.tick()
+                answered = await self._store.tick(self._shipper.witness)
                 if answered:
-                    await self._shipper.ship()
+                    await self._shipper.ship(self._store.applied_at_tick)
                 pause = self._every if answered else min(2 * pause, _LONGEST_PAUSE)
-                await self._shipper.count()
+                self._shipper.count()
                 await self._shipper.keep_small()
             except StoreAway:
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import time
@@ -51,14 +52,24 @@ class Shipper:
         """Commits that the store is not known to have applied, at the last count."""
         return self._backlog
 
-    async def count(self) -> None:
+    def count(self) -> None:
         """Count the backlog."""
-        self._backlog = await asyncio.to_thread(self._file.backlog, self._applied)
+        self._backlog = self._file.backlog(self._applied)
 
-    async def ship(self) -> None:
+    @property
+    def witness(self) -> str:
+        """The newest chapter that the store has of what was shipped; empty where it has none.
+
+        A store loses all or its newest: this chapter is witness for both.
+        """
+        known = [chapter.name for chapter in self._file.chapters() if self._applied.get(chapter.name)]
+        return known[-1] if known else ""
+
+    async def ship(self, applied: Mapping[str, int] | None = None) -> None:
         """Send everything the store has not applied; with nothing new, see that it still has the rest.
 
-        Raises `StoreAway`.
+        ``applied`` says how far the store has just told to have applied the `witness`; otherwise it is asked. Raises
+        `StoreAway`.
         """
         in_charge = self._in_charge()
         if not (in_charge and self._knows):
@@ -69,14 +80,14 @@ class Shipper:
         for chapter in pending:
             await self._ship_chapter(chapter)
         if not pending:
-            await self._see_that_nothing_was_lost()
+            await self._see_that_nothing_was_lost(applied or {})
 
     async def drain(self) -> None:
         """Ship until nothing is left, or the store is away. Another worker may be in charge for a moment yet."""
         with suppress(StoreAway):
             while True:
                 await self.ship()
-                await self.count()
+                self.count()
                 if not self._backlog:
                     return
                 await asyncio.sleep(_OTHERS_SECONDS)
@@ -117,11 +128,10 @@ class Shipper:
                 await self._take_stock()
             self._applied[chapter.name] = applied
 
-    async def _see_that_nothing_was_lost(self) -> None:
-        """A store loses all or its newest: the newest chapter that it has is witness for both."""
-        known = [chapter.name for chapter in self._file.chapters() if self._applied.get(chapter.name)]
-        if known and await self._store.applied(known[-1:]) != [self._applied[known[-1]]]:
-            self._knows = False
+    async def _see_that_nothing_was_lost(self, applied: Mapping[str, int]) -> None:
+        if witness := self.witness:
+            told = applied[witness] if witness in applied else (await self._store.applied([witness]))[0]
+            self._knows = told == self._applied[witness]
 
     def _in_charge(self) -> bool:
         if self._lock is not None:

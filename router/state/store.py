@@ -23,16 +23,17 @@ from zoneinfo import ZoneInfo
 import orjson
 from redis.exceptions import RedisError
 
-from policies.money import NANOS_PER_USD, usd
+from policies.money import usd
 from policies.values import Session
 from router.ledger.budgets import Claim, Grant
 from router.ledger.journal_file import Batch
-from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SEEN_FIELD, SPEND_FIELD, hour_of, unpack_vector
+from router.ledger.sums import BUDGET_FIELD, GPU_FIELD, SEEN_FIELD, hour_of
 from router.state.connect import close_client, open_client, without_password
 from router.state.embedded import StoreNotStarted
 from router.state.reservations import RESERVE_SECONDS, Reservations
 from router.state.script import Script
 from router.state.snapshot import read_rollups
+from router.state.spend import ANSWERS, Spend
 from router.state.values import Snapshot, Store, StoreAway
 
 __all__ = ["DATA_PATH_SECONDS", "RESERVE_SECONDS", "RedisStore", "Store", "StoreAway"]
@@ -47,7 +48,6 @@ _SESSIONS_AT_ONCE = 200
 _SESSION_TRUSTED = 60.0
 _SESSION_TRUSTED_AMONG_OTHERS = 1.0
 _RECENT_KEPT = 2_000
-_HOURS_OF_SPEND = 26
 _WEIGHT_SECONDS = 5.0
 _PRESENCE_SECONDS = 60
 _T = TypeVar("_T")
@@ -76,8 +76,9 @@ class RedisStore:
         self._asking: set[asyncio.Task[Any]] = set()
         self._sessions: OrderedDict[str, tuple[Session | None, float]] = OrderedDict()
         self._unsaved: dict[str, tuple[Session, int]] = {}
-        self._spend: dict[int, tuple[int, ...]] = {}
+        self._spend = Spend(self._client, self._key)
         self._today: dict[str, Decimal] = {}
+        self._applied_at_tick: dict[str, int] = {}
         self._me = uuid.uuid4().hex[:12]
         self._weights: dict[str, int] = {}
         self._others: dict[str, int] = {}
@@ -172,12 +173,7 @@ class RedisStore:
         """Dollars since midnight in a time zone, as of the last `tick`; never waits."""
         if timezone not in self._today:
             midnight = datetime.now(ZoneInfo(timezone)).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-            self._today[timezone] = usd(sum(
-                dollars * NANOS_PER_USD + rest
-                for hour, spend in self._spend.items()
-                for quarter, (dollars, rest) in enumerate(zip(spend[::2], spend[1::2], strict=True))
-                if hour * 3600 + quarter * 900 >= midnight
-            ))  # fmt: skip
+            self._today[timezone] = usd(self._spend.since(midnight))
         return self._today[timezone]
 
     async def reserve(self, request_id: str, claims: Sequence[Claim], patience: timedelta) -> Grant:
@@ -211,19 +207,19 @@ class RedisStore:
 
     # what runs behind the data path
 
-    async def tick(self) -> bool:
+    async def tick(self, chapter: str = "") -> bool:
         """See whether the store takes writes, exchange spend, GPU weights and rests in one round trip, save sessions.
 
-        Returns whether it answered.
+        Reads along how far a chapter of a journal is applied, where one is named. Returns whether the store answered.
         """
+        self._applied_at_tick = {}
         self._today = {}
         unsaved, self._unsaved = self._unsaved, {}
         rests, self._new_rests = self._new_rests, {}
         now = time()
-        hours = range(hour_of(now) - _HOURS_OF_SPEND, hour_of(now) + 1)
         pipe = self._client.pipeline(transaction=False)
-        for hour in hours:
-            pipe.hget(self._rollup(hour), SPEND_FIELD)
+        self._spend.ask(pipe, now)
+        pipe.hget(self._key("applied"), chapter)
         for backend, weight in self._weights.items():
             pipe.hset(self._key("gpus"), f"{backend}\x1f{self._me}", f"{weight} {now:.3f}")
         for backend, until in rests.items():
@@ -235,16 +231,18 @@ class RedisStore:
         pipe.hgetall(self._key("rests"))
         try:
             answers = await self._ask(pipe.execute(), _BACKGROUND_SECONDS)
+            await self._ask(self._spend.take(answers[:ANSWERS], now), _BACKGROUND_SECONDS)
             await self._save(unsaved)
             await self._ask(self._reservations.give_back(), _BACKGROUND_SECONDS)
         except StoreAway:
             self._unsaved = unsaved | self._unsaved
             self._new_rests = rests | self._new_rests
+            self._spend.forget()
             if self._revive is not None:
                 await self._bring_back(self._revive)
             return False
-        self._spend = {hour: unpack_vector(packed) for hour, packed in zip(hours, answers, strict=False) if packed}
         self._today = {}
+        self._applied_at_tick = {chapter: int(answers[ANSWERS] or 0)} if chapter else {}
         self._see_proxies(int(answers[-4]))
         self._reservations.forget(now)
         self._others = self._weights_of_others(answers[-2], now)
@@ -279,6 +277,11 @@ class RedisStore:
             if proxy != self._me and now - float(at) < _WEIGHT_SECONDS:
                 others[backend] = others.get(backend, 0) + int(weight)
         return others
+
+    @property
+    def applied_at_tick(self) -> Mapping[str, int]:
+        """The number up to which the chapter that the last `tick` named was applied then; empty without an answer."""
+        return self._applied_at_tick
 
     async def tell_key(self, event: bytes) -> None:
         """Add an event to the log of clients' keys. Raises `StoreAway`."""

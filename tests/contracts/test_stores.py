@@ -19,6 +19,7 @@ from router.ledger.journal_file import Batch, JournalFile, Line
 from router.ledger.sums import REALS, Tally, held, merge_all, merge_packed, pack_vector, seconds_held, unpack_vector
 from router.ledger.tallying import pack_entries
 from router.state import snapshot
+from router.state.spend import Spend
 from router.state.store import RedisStore
 from tests.router.ledger.entries import NOON, entry
 
@@ -170,6 +171,39 @@ async def test_spend_since_midnight_is_what_was_shipped(store: RedisStore) -> No
     assert store.spent_today() == 0
     await store.tick()
     assert store.spent_today() == Decimal("2.5")
+
+
+async def test_spend_follows_what_others_ship_late_and_a_store_that_was_wiped(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours that nobody writes to are read once, however often a proxy ticks."""
+    now = datetime.now(UTC).replace(minute=30).timestamp()
+    zone = "Etc/GMT-14" if datetime.now(UTC).hour < 11 else "UTC"  # where it has been today for three hours at least
+    read: list[int] = []
+
+    def counted(spend: Spend, pipe: object, hour: int) -> None:
+        read.append(hour)
+        asked(spend, pipe, hour)
+
+    asked = Spend._get
+    monkeypatch.setattr(Spend, "_get", counted)
+
+    async def spent(chapter: str, number: int, at: float, cost: int) -> tuple[Decimal, int]:
+        sums = pack_entries([entry("a", at=at, cost=cost)])
+        packed = tuple((hour, name, packed) for (hour, name), packed in sums.items())
+        assert await store.ship(Batch(chapter, number, number, packed)) == number
+        read.clear()
+        await store.tick(chapter)
+        assert store.applied_at_tick == {chapter: number}
+        return store.spent_today(zone) * 10**9, len(read)
+
+    assert await spent("j", 1, now, 5) == (5, 1)
+    assert await spent("j", 2, now, 7) == (12, 1)
+    assert await spent("other", 1, now - 2 * 3600, 100) == (112, 2)
+    assert await spent("j", 3, now, 1) == (113, 1)
+    async for key in store._client.scan_iter(f"{store._tag}*"):
+        await store._client.delete(key)
+    assert await spent("j", 1, now, 5) == (5, 27)
 
 
 async def test_proxies_tell_each_other_of_gpu_work_and_of_resting_backends(url: str, store: RedisStore) -> None:
