@@ -13,7 +13,7 @@ from functools import partial
 from math import ceil
 from random import random
 from secrets import token_hex
-from time import perf_counter, time
+from time import perf_counter, time, time_ns
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -49,10 +49,14 @@ def _fresh_ids(at_once: int = 256) -> Iterator[str]:
     In this order they go to the end of the journal's index; anywhere in it, each would have a page written for itself.
     The system is asked for many random bits at a time.
     """
+    written, begin = 0, ""
     while True:
         noise = token_hex(10 * at_once)
         for start in range(0, len(noise), 20):
-            yield f"{int(time() * 1e3):012x}{noise[start : start + 20]}"
+            now = time_ns() // 1_000_000
+            if now != written:
+                written, begin = now, f"{now:012x}"
+            yield begin + noise[start : start + 20]
 
 
 _ids = _fresh_ids()

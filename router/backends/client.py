@@ -111,7 +111,11 @@ class Client:
             on_sent()
         incoming = connection.send(request, urgent=urgent)
         try:
-            await incoming.head()
+            while not incoming.status:
+                try:
+                    await incoming.head()
+                finally:
+                    incoming.looked()
         except Gone:
             raise UpstreamError("reset", "The backend closed the connection before it answered.") from None
         except ProtocolError:

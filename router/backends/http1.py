@@ -7,7 +7,7 @@ dropped then. Protocol errors are `ProtocolError`, a connection that goes away i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 import httptools
@@ -45,7 +45,7 @@ class Incoming:
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
         self.complete = False
         self._connection = connection
         self._error: Exception | None = None
@@ -76,17 +76,20 @@ class Incoming:
         """The whole body, where it has come to its end and nothing of it has been read; it stays to be read."""
         return b"".join(self.pieces) if self.complete else None
 
-    async def head(self) -> None:
-        """Return when status and headers are there. Raises `Gone` or `ProtocolError`."""
-        while not self.status:
-            if self._error is not None:
-                raise self._error
-            self._waiter, self._begins = self._connection.loop.create_future(), True
-            try:
-                await self._waiter
-            finally:
-                HASTE.pressing -= self._presses
-                self._begins, self._presses = False, 0
+    def head(self) -> asyncio.Future[None]:
+        """What is done as soon as status and headers may be there. Raises `Gone` or `ProtocolError`.
+
+        Whoever has waited for it, in vain or not, says so with `looked`.
+        """
+        if self._error is not None:
+            raise self._error
+        self._waiter, self._begins = self._connection.loop.create_future(), True
+        return self._waiter
+
+    def looked(self) -> None:
+        """Nobody waits for the head any more."""
+        HASTE.pressing -= self._presses
+        self._begins, self._presses = False, 0
 
     def close(self) -> None:
         """Drop the connection, unless the response is complete."""
@@ -127,7 +130,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._head_size = self._named = 0
         self._reading = True
-        self._known = Known[tuple[int, dict[str, str]]]()
+        self._known = Known[tuple[int, Mapping[str, str]]]()
 
     @property
     def open(self) -> bool:
@@ -211,17 +214,20 @@ class Connection(asyncio.Protocol):
         if not incoming.status and self._head_size > LARGEST_HEAD:
             return self._refuse("headers without end")
         if between and incoming.complete and self.open and incoming.status not in _BODILESS:
-            self._known.learn(data, (incoming.status, incoming.headers), b"".join(incoming.pieces))
+            same = {name: value for name, value in incoming.headers.items() if name != "content-length"}
+            self._known.learn(data, (incoming.status, same), b"".join(incoming.pieces))
         incoming.wake()
         return None
 
     def _take_alike(self, incoming: Incoming, data: bytes) -> bool:
-        """Take a response whose head says what the last one did, without a word to the parser."""
+        """Take a response whose head says what the last one did, without a word to the parser.
+
+        Of its length, which is the body's, nothing is told.
+        """
         again = self._known.again(data)
         if again is None:
             return False
-        (incoming.status, headers), length, body = again
-        incoming.headers = {**headers, "content-length": length.decode()}
+        (incoming.status, incoming.headers), _, body = again
         incoming.pieces, incoming.size = [body], len(body)
         incoming.complete, self._incoming = True, None
         self._on_idle(self)
