@@ -28,7 +28,7 @@ class Narrowed:
 @quick
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request with everything known of it."""
+    """One request with everything known of it; it is ``clear`` if nothing stands in the way of any backend."""
 
     policy: Policy
     prices: Mapping[str, Price | None]
@@ -38,6 +38,7 @@ class Case:
     rules: tuple[tuple[Rule, Verdict], ...]
     standings: tuple[Standing, ...]
     by_tier: Mapping[str, Sequence[Standing]]
+    clear: bool
     baseline: Option
     options: Mapping[str, Option]
     narrowed: Mapping[str, Narrowed]
@@ -49,7 +50,7 @@ class Case:
 
     def eligible(self) -> list[str]:
         """Give the tiers that can serve now, lowest first; where all of them rest, those that could otherwise."""
-        return list(dict.fromkeys(standing.tier for standing in awake(self.standings)))
+        return list(self.by_tier if self.clear else dict.fromkeys(standing.tier for standing in awake(self.standings)))
 
     def within(self, tier: str) -> Sequence[Standing]:
         """Give how a tier's backends stand."""
@@ -62,7 +63,7 @@ _case, _option = maker(Case), maker(Option)
 def case_of(loaded: Loaded, target: Target, features: Features, signals: Signals | None, view: View) -> Case:
     """Judge the rules, see who stands where, and estimate each tier."""
     policy = loaded.policy
-    rules = judge_rules(policy, Facts(features, signals, view.now))
+    rules = judge_rules(policy, Facts(features, signals, view.now)) if policy.rules else ()
     over, spent = [], {}
     for budget in budgets_for(loaded, features, signals, view) if view.exceeded else ():
         for name in view.exceeded:
@@ -72,21 +73,27 @@ def case_of(loaded: Loaded, target: Target, features: Features, signals: Signals
                 spent[name.removeprefix(f"{budget.name}/")] = budget.name
     excluding = [rule for rule, verdict in rules if verdict.holds and rule.exclude is not None]
     standing = standings(loaded.open, features, view, excluding, spent)
-    by_tier: dict[str, list[Standing]] = {}
-    for one in standing:
-        by_tier.setdefault(one.tier, []).append(one)
-    if standing is loaded.open.standings:
+    by_tier: Mapping[str, Sequence[Standing]] = loaded.open.by_tier
+    if clear := standing is loaded.open.standings:
         options = _options(loaded, features, signals)
     else:
+        by_tier = _by_tier(standing)
         options = {
             tier: estimate(loaded.prices, tier, order, _able(by_tier.get(tier, ())), features, signals)
             for order, tier in enumerate(policy.tiers)
         }
     case = _case(
-        policy, loaded.prices, features, signals, view, rules, standing, by_tier, options[policy.baseline], options, {},
-        tuple(over),
+        policy, loaded.prices, features, signals, view, rules, standing, by_tier, clear, options[policy.baseline],
+        options, {}, tuple(over),
     )  # fmt: skip
     return _narrow(case, target.objective or policy.objective, loaded.told_apart)
+
+
+def _by_tier(standing: Sequence[Standing]) -> dict[str, list[Standing]]:
+    found: dict[str, list[Standing]] = {}
+    for one in standing:
+        found.setdefault(one.tier, []).append(one)
+    return found
 
 
 def _options(loaded: Loaded, features: Features, signals: Signals | None) -> dict[str, Option]:

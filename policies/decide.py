@@ -60,7 +60,7 @@ class Weighed:
     pick: Pick
 
 
-_weighed = maker(Weighed)
+_picked, _weighed = maker(Pick), maker(Weighed)
 
 
 def weigh(loaded: Loaded, features: Features, signals: Signals | None, view: View) -> Weighed | Decision:
@@ -76,18 +76,23 @@ def conclude(weighed: Weighed | Decision) -> Decision:
     """Give the decision that a request's weighing comes to."""
     if isinstance(weighed, Decision):
         return weighed
-    case, pick = weighed.case, weighed.pick
-    steps, placed = ([], "") if weighed.refused is not None else steps_for(case, weighed.target, pick)
-    left_out = case.narrowed[steps[0].tier].why if steps and steps[0].tier in case.narrowed else ""
+    loaded, case, pick = weighed.loaded, weighed.case, weighed.pick
+    plan = None
+    if case.clear and case.signals is not None and pick.tier and not case.narrowed:
+        plan = _plan_of(loaded, f"tier/{pick.tier}")
+    steps, placed, left_out = () if plan is None else plan.steps, "", ""
+    if plan is None and weighed.refused is None:
+        steps, placed = steps_for(case, weighed.target, pick)
+        left_out = case.narrowed[steps[0].tier].why if steps and steps[0].tier in case.narrowed else ""
     return _decision(
-        steps=tuple(steps),
-        reasons=(*_about(case), *filter(None, (placed, left_out)), *pick.reasons),
-        policy_hash=weighed.loaded.hash,
-        propensity=pick.propensity,
-        estimates=tuple(_estimates(case, pick.utilities)),
-        rules=tuple(rule.name for rule, verdict in case.rules if verdict.holds),
-        wanted=pick.wanted,
-        refusal=weighed.refused,
+        steps,
+        (*_about(case), *[why for why in (placed, left_out) if why], *pick.reasons),
+        loaded.hash,
+        pick.propensity,
+        tuple(_estimates(case, pick.utilities)),
+        tuple([rule.name for rule, verdict in case.rules if verdict.holds]),
+        pick.wanted,
+        weighed.refused,
     )
 
 
@@ -99,7 +104,7 @@ def _as_planned(loaded: Loaded, features: Features, signals: Signals | None, vie
     name = features.model
     if signals is not None or view.exceeded or not loaded.open.to(features, view):
         return None
-    plan = loaded.plans[name] if name in loaded.plans else _plan_for(loaded, name)
+    plan = _plan_of(loaded, name)
     if plan is None:
         return None
     matched: tuple[str, ...] = ()
@@ -111,6 +116,10 @@ def _as_planned(loaded: Loaded, features: Features, signals: Signals | None, vie
         matched = tuple([rule.name for rule in holding])
     estimates = loaded.estimates(features.input_tokens, expected_output_tokens(features, None), features.choices)
     return _decision(plan.steps, plan.reasons, loaded.hash, 1.0, estimates, matched)
+
+
+def _plan_of(loaded: Loaded, model: str) -> Plan | None:
+    return loaded.plans[model] if model in loaded.plans else _plan_for(loaded, model)
 
 
 def _plan_for(loaded: Loaded, model: str) -> Plan | None:
@@ -134,6 +143,8 @@ def _alone(policy: Policy, tier: str) -> bool:
 
 def _refusal(case: Case, target: Target) -> Refusal | None:
     """Say why nothing can be planned, if so."""
+    if case.clear and not case.over:
+        return None
     asked = case.standings
     if target.kind != "auto":
         named = [s for s in asked if target.name == (s.tier if target.kind == "tier" else s.backend.name)]
@@ -168,7 +179,7 @@ def _pick(case: Case, target: Target) -> Pick:
     """Choose a tier of which, or of whose fallbacks, something can serve."""
     eligible = case.eligible()
     resting: tuple[str, ...] = ()
-    if not any(standing.ready for standing in case.standings):
+    if not case.clear and not any(standing.ready for standing in case.standings):
         resting = ("everything that could serve rests after failures: trying the least bad",)
     if case.over:
         cheapest = min((case.options[tier] for tier in eligible), key=cost_order).tier
@@ -200,7 +211,7 @@ def _wanted(case: Case, objective: Objective, eligible: Sequence[str]) -> Pick:
             passed.append(f"rule {rule.name!r} prefers {tier}, but its predicted {falls}")
         else:
             return Pick(tier, (*passed, f"rule {rule.name!r} prefers {tier}"), choice.utilities, tier)
-    return Pick(choice.tier, (*passed, choice.why), choice.utilities, choice.tier)
+    return _picked(choice.tier, (*passed, choice.why), choice.utilities, choice.tier)
 
 
 def _at_best(case: Case, success: Success) -> float:
@@ -230,14 +241,14 @@ def _explored(case: Case, pick: Pick, eligible: Sequence[str]) -> Pick:
     return replace(pick, tier=tier, propensity=odds, reasons=(*pick.reasons, f"exploring: {tier} by chance"))
 
 
-def steps_for(case: Case, target: Target, pick: Pick) -> tuple[list[Step], str]:
+def steps_for(case: Case, target: Target, pick: Pick) -> tuple[tuple[Step, ...], str]:
     """Plan the calls of a request that is not refused, and say why the first is first."""
     if target.kind == "backend":
-        return [Step(s.tier, s.backend.name) for s in case.standings if s.backend.name == target.name], ""
+        return tuple(Step(s.tier, s.backend.name) for s in case.standings if s.backend.name == target.name), ""
     return _plan(case, [pick.tier, *case.policy.fallback.get(pick.tier, ())])
 
 
-def _plan(case: Case, tiers: Sequence[str]) -> tuple[list[Step], str]:
+def _plan(case: Case, tiers: Sequence[str]) -> tuple[tuple[Step, ...], str]:
     """Plan the calls, each tier's backends in turn, and say why the first is first where there is more to it."""
     serving = awake([s for tier in dict.fromkeys(tiers) for s in case.within(tier)])
     session = case.view.session if case.policy.session.sticky else None
@@ -251,7 +262,7 @@ def _plan(case: Case, tiers: Sequence[str]) -> tuple[list[Step], str]:
         ordered = placement.order(found, session)
         reason = reason if steps else placement.why(ordered, session)
         steps += [_step(tier, standpoint.backend) for standpoint in ordered]
-    return steps, reason
+    return tuple(steps), reason
 
 
 def _in_turn(case: Case, serving: Sequence[Standing]) -> Iterator[tuple[str, list[Backend]]]:
@@ -286,8 +297,7 @@ def _about(case: Case) -> Iterator[str]:
 
 def _estimates(case: Case, utilities: Mapping[str, float]) -> Iterator[Estimate]:
     for tier, option in case.options.items():
-        within = case.within(tier)
-        excluded: list[str] = []
-        if not [one for one in within if not one.obstacles]:
+        within, excluded = () if case.clear else case.within(tier), list[str]()
+        if not any(not one.obstacles for one in within):
             excluded = [f"{one.backend.name} {obstacle.why}" for one in within for obstacle in one.obstacles]
         yield _estimate(tier, option.success, option.cost, utilities.get(tier), tuple(excluded))

@@ -63,13 +63,14 @@ class Standing:
 class Open:
     """How all backends of a policy stand for a request that finds nothing in the way of any, and which requests do.
 
-    Most do: so this is worked out with the policy. ``by_tier`` has the same by tier and backend. ``window`` and
-    ``answer`` are the smallest context window and output cap that the policy states of any backend, ``supports`` what
-    all of them support.
+    Most do: so this is worked out with the policy. ``by_tier`` has the same by tier, ``named`` by tier and backend.
+    ``window`` and ``answer`` are the smallest context window and output cap that the policy states of any backend,
+    ``supports`` what all of them support.
     """
 
     standings: tuple[Standing, ...]
-    by_tier: Mapping[str, Mapping[str, Standing]]
+    by_tier: Mapping[str, tuple[Standing, ...]]
+    named: Mapping[str, Mapping[str, Standing]]
     window: float
     answer: float
     supports: frozenset[str]
@@ -78,13 +79,14 @@ class Open:
     def of(cls, policy: Policy) -> Open:
         """Work it out."""
         every = [backend for _, backend in backends(policy)]
-        by_tier = {
+        named = {
             tier: {backend.name: Standing(tier, backend, ()) for backend in settings.backends}
             for tier, settings in policy.tiers.items()
         }
         return cls(
-            tuple(standing for within in by_tier.values() for standing in within.values()),
-            by_tier,
+            tuple(standing for within in named.values() for standing in within.values()),
+            {tier: tuple(within.values()) for tier, within in named.items()},
+            named,
             min((backend.context_window for backend in every if backend.context_window is not None), default=inf),
             min((backend.max_output_tokens for backend in every if backend.max_output_tokens is not None), default=inf),
             frozenset.intersection(*(frozenset(backend.supports) for backend in every)),
@@ -95,7 +97,7 @@ class Open:
         if not view.looked_at:
             return self.standings
         found: list[Standing] = []
-        for tier, within in self.by_tier.items():
+        for tier, within in self.named.items():
             some = [within[name] for name in view.looked_at.get(tier, ()) if name in within]
             found += some or within.values()
         return tuple(found)

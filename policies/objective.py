@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from types import MappingProxyType
 
-from policies.frozen import quick
+from policies.frozen import maker, quick
 from policies.schema import Objective
 from policies.values import KEPT, Features, Signals, Success, View
 
@@ -82,6 +83,9 @@ class Choice:
     utilities: Mapping[str, float]
 
 
+_choice = maker(Choice)
+
+
 def expected_output_tokens(features: Features, signals: Signals | None) -> int:
     """Guess an answer's length in tokens: typical of its domain, within the request's cap, for each of its choices."""
     output = TYPICAL_OUTPUT.get(signals.domain, TYPICAL_OUTPUT_OTHERWISE) if signals else TYPICAL_OUTPUT_OTHERWISE
@@ -141,9 +145,12 @@ def enough(keep: float, success: Success | None) -> float:
 
     Interpolated between the calibrated shares; where there are none, ``keep`` itself.
     """
-    if success is None or not success.enough:
-        return keep
-    known = (0.0, *success.enough, max(1.0, success.enough[-1]))
+    return keep if success is None or not success.enough else _interpolated(keep, success.enough)
+
+
+@lru_cache(256)
+def _interpolated(keep: float, shares: tuple[float, ...]) -> float:
+    known = (0.0, *shares, max(1.0, shares[-1]))
     at = max(1, bisect_left(_KEPT, keep))
     (start, end), (low, high) = _KEPT[at - 1 : at + 1], known[at - 1 : at + 1]
     return low + (high - low) * (keep - start) / (end - start)
@@ -210,27 +217,31 @@ def _leaning(options: Sequence[Option], baseline: Option, why: str) -> Choice:
 
 def _bounds(options: Sequence[Option], baseline: Option, signals: Signals | None, guard: float) -> dict[str, float]:
     """Give the success that counts, where known: the baseline's as predicted, the others' lower bound."""
-    return {
-        option.tier: option.success.probability
-        if option.tier == baseline.tier
-        else max(0.0, option.success.probability - doubt(option.success, baseline.success, signals, guard))
-        for option in options
-        if option.success is not None
-    }
+    counted = {}
+    for option in options:
+        if (success := option.success) is not None:
+            counted[option.tier] = success.probability
+            if option.tier != baseline.tier:
+                counted[option.tier] = max(0.0, success.probability - doubt(success, baseline.success, signals, guard))
+    return counted
 
 
 def _keeping(objective: Objective, options: Sequence[Option], baseline: Option, signals: Signals | None) -> Choice:
     counted = _bounds(options, baseline, signals, TRUSTED)
     if baseline.success is None or not counted:
         return _leaning(options, baseline, "success is not predicted")
-    floored = f"{100 * float(objective.keep_quality or 0):g}% of {baseline.tier}"
-    floors = {option.tier: floor(objective, option.success, baseline, signals) for option in options}
-    margins = {tier: bound - floors[tier] for tier, bound in counted.items()}
-    keeping = [option for option in options if margins.get(option.tier, -1.0) >= 0]
+    floors, margins, keeping = {}, {}, []
+    for option in options:
+        if (tier := option.tier) in counted:
+            floors[tier] = floor(objective, option.success, baseline, signals)
+            margins[tier] = counted[tier] - floors[tier]
+            if margins[tier] >= 0:
+                keeping.append(option)
+    floored = f"{_percent(objective.keep_quality or 0)} of {baseline.tier}"
     if not keeping:
         best = min((o for o in options if o.tier in counted), key=lambda o: (-counted[o.tier], cost_order(o)))
         return Choice(best.tier, f"no eligible tier keeps {floored}: {best.tier} is nearest", margins)
-    chosen = min(keeping, key=cost_order)
+    chosen = keeping[0] if len(keeping) == 1 else min(keeping, key=cost_order)
     if chosen.tier == baseline.tier:
         why = f"nothing cheaper keeps {floored}'s predicted {baseline.success.probability:.2f}"
     else:
@@ -238,7 +249,12 @@ def _keeping(objective: Objective, options: Sequence[Option], baseline: Option, 
         if chosen.success is not None and chosen.success.enough and trusted(signals):
             assured_of, will_do = counted[chosen.tier], floors[chosen.tier]
             why += f"; {assured_of:.2f} is assured, and held-out prompts say that {will_do:.2f} will do"
-    return Choice(chosen.tier, why, margins)
+    return _choice(chosen.tier, why, margins)
+
+
+@lru_cache(64)
+def _percent(share: float) -> str:
+    return f"{100 * float(share):g}%"
 
 
 def _trading(rate: float, options: Sequence[Option], baseline: Option, signals: Signals | None) -> Choice:
