@@ -263,9 +263,9 @@ class RedisStore:
 
     async def _save(self, sessions: Mapping[str, tuple[Session, int]]) -> None:
         """Save sessions, many in one command, which is cheap, but not so many that requests wait for it."""
-        waiting = iter(sessions.items())
+        waiting, prefix = iter(sessions.items()), self._key("session", "").encode()
         while some := list(islice(waiting, _SESSIONS_AT_ONCE)):
-            keys = [self._key("session", conversation).encode() for conversation, _ in some]
+            keys = [prefix + conversation.encode() for conversation, _ in some]
             told = orjson.dumps([(orjson.dumps(session).decode(), seconds) for _, (session, seconds) in some])
             await self._ask(self._remember_script.run(keys, (told,)), _BACKGROUND_SECONDS)
 
