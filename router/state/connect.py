@@ -54,7 +54,7 @@ def open_client(url: str) -> Client:
 
 
 class _Packing:
-    """A connection whose commands hiredis writes, in a fifth of the time; redis-py has it do so for its other client."""
+    """A connection whose commands hiredis writes, in a fifth of the time; redis-py has it write those of threads."""
 
     def pack_command(self, *arguments: Any) -> list[bytes]:
         """A command in Redis' protocol."""
