@@ -234,7 +234,8 @@ class _Moment(_Kind):
         if str(zone) != "UTC" or [moment for moment in column if moment.tzinfo is not zone]:
             return None
         beginning = datetime(1970, 1, 1, tzinfo=zone)  # what `timestamp` does, but for asking the zone each time
-        seconds = [(moment - beginning).total_seconds() for moment in column]
+        passed = [moment - beginning for moment in column]
+        seconds = [86_400 * some.days + some.seconds + some.microseconds / 1_000_000 for some in passed]
         return _put(bulk, "t", struct.pack(f"<{len(column)}d", *seconds))
 
 

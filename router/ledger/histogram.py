@@ -30,16 +30,21 @@ def bucket(milliseconds: float) -> int:
     return bisect_left(_EDGES, milliseconds)
 
 
-def counted(milliseconds: Sequence[float]) -> dict[int, int]:
-    """How many of some durations fall into each bucket, those that none falls into left out."""
-    if len(milliseconds) < _FEW:
-        return Counter(map(bucket, milliseconds))
+def counted(columns: Sequence[Sequence[float]]) -> list[Mapping[int, int]]:
+    """How many of some durations fall into each bucket, for each of several columns of one length."""
+    length = len(columns[0])
+    if length < _FEW:
+        return [Counter(map(bucket, column)) for column in columns]
     import numpy as np
 
-    in_order = np.sort(np.frombuffer(struct.pack(f"{len(milliseconds)}d", *milliseconds)))
-    counts = np.bincount(_edges().searchsorted(in_order))
-    found = counts.nonzero()[0]
-    return dict(zip(found.tolist(), counts[found].tolist(), strict=True))
+    packed = b"".join([struct.pack(f"{length}d", *column) for column in columns])
+    durations = np.sort(np.frombuffer(packed).reshape(-1, length))
+    found: list[Mapping[int, int]] = []
+    for places in _edges().searchsorted(durations):
+        counts = np.bincount(places)
+        hit = counts.nonzero()[0]
+        found.append(dict(zip(hit.tolist(), counts[hit].tolist(), strict=True)))
+    return found
 
 
 @cache

@@ -36,5 +36,5 @@ def test_nothing_has_no_percentile() -> None:
 
 @given(st.lists(st.floats(-1, 1e9), min_size=1, max_size=60))
 def test_many_durations_fall_where_each_does(observed: list[float]) -> None:
-    for some in (observed, histogram._EDGES):
-        assert histogram.counted(some) == Counter(map(histogram.bucket, some))
+    for some in ([observed, observed[::-1], [0.0] * len(observed)], [histogram._EDGES]):
+        assert histogram.counted(some) == [Counter(map(histogram.bucket, column)) for column in some]
