@@ -42,6 +42,8 @@ _CELLS_TOGETHER = 8
 _MAKING_SECONDS = 300.0
 """How long others wait while one of them brings an old journal up to date."""
 _BUSY_SECONDS = 10
+_CACHED_KIB = 256
+"""Of pages, where SQLite would keep 2 MiB a connection: what is written is read once, when it is shipped."""
 _MOST_FEEDBACK = 1_000_000
 _TRIMMED_TOGETHER = 50
 _DELETED_TOGETHER = 4 * 2**20
@@ -120,6 +122,7 @@ class JournalFile:
         except sqlite3.OperationalError as error:
             raise layout.not_made(self.path, error) from error
         self._db.execute(f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS}")
+        self._db.execute(f"PRAGMA cache_size=-{_CACHED_KIB}")
 
     def close(self) -> None:
         """Close the connection."""

@@ -7,18 +7,17 @@ from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from policies.money import NANOS_PER_USD
 from policies.values import Attempt, Entry, Usage
 from router.ledger import histogram, lengths
 from router.ledger.columns import reader
+from router.ledger.replicates import replicates
 from router.ledger.sums import (
     COUNTS,
     LATENCIES,
     RARE_TOKENS,
-    REPLICATES,
     SAVING_FIELD,
     SEEN_FIELD,
     SPEND_FIELD,
@@ -39,10 +38,6 @@ _paid = reader(["baseline_nanos", "cost_nanos", "proxy_nanos"])
 _QUARTER = 900.0
 _FEW = 4
 """Fewer entries than these are added more quickly one by one."""
-_TIMES = (95, 93, 47, 16, 4, 1)
-"""Of 256 draws so many count 0, 1, 2, … times in a replicate: Poisson(1), its mean exactly, its variance to 1%."""
-_TIMES_OF_BITS = b"".join(bytes([times]) * draws for times, draws in enumerate(_TIMES))
-"""Translated in one go: numpy would hand over the interpreter with each step."""
 
 _Key: TypeAlias = tuple[int, str, str, str, str, str, str]
 """A `Cell` as a plain tuple, of which one is made for each attempt."""
@@ -217,7 +212,7 @@ class _Sums:
         for hour, quarters in self.spend.items():
             packed[hour, SPEND_FIELD] = pack_vector(part for nanos in quarters for part in divmod(nanos, NANOS_PER_USD))
         for hour, columns in self.savings.items():
-            packed[hour, SAVING_FIELD] = pack_vector(_replicates(*columns))
+            packed[hour, SAVING_FIELD] = pack_vector(replicates(*columns))
         for (day, stratum), sums in self.seen.items():
             packed[day, "\x1f".join((SEEN_FIELD, *stratum))] = pack_vector(sums)
         return packed
@@ -246,25 +241,3 @@ def _numbers(column: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.floa
     import numpy as np
 
     return np.frombuffer(struct.pack(f"{len(column)}d", *column))
-
-
-def _replicates(savings: array[float], baselines: array[float]) -> list[int]:
-    """Sums of savings, then of baselines (nano-dollars), in millionths of a dollar, over `REPLICATES` resamples.
-
-    The Poisson bootstrap (Hanley and MacGibbon 2006): each request counts Poisson(1) times in each replicate, drawn
-    once, when it is written down; so replicates of hours and proxies simply add up.
-    """
-    import numpy as np
-
-    drawn = _bits().random_raw(REPLICATES * len(savings) // 8).tobytes().translate(_TIMES_OF_BITS)
-    times = np.frombuffer(drawn, np.uint8).reshape(-1, REPLICATES)
-    micros = np.array((savings, baselines)) / 1_000 @ times.astype(np.float64)
-    rounded: list[int] = np.rint(micros).astype(np.int64).ravel().tolist()
-    return rounded
-
-
-@cache
-def _bits() -> np.random.BitGenerator:
-    import numpy as np
-
-    return np.random.SFC64()

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
-from time import monotonic, time
+from time import time
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -32,6 +31,7 @@ from router.state.connect import close_client, open_client, without_password
 from router.state.embedded import StoreNotStarted
 from router.state.reservations import RESERVE_SECONDS, Reservations
 from router.state.script import Script
+from router.state.sessions import NOT_KNOWN, Sessions
 from router.state.snapshot import read_rollups
 from router.state.spend import ANSWERS, Spend
 from router.state.values import Snapshot, Store, StoreAway
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 DATA_PATH_SECONDS = 0.05
 """The longest that one request waits for its session."""
 _BACKGROUND_SECONDS = 5.0
-_SESSIONS_KEPT = 20_000
+_MOST_UNSAVED = 20_000
 _SESSIONS_AT_ONCE = 200
 _SESSION_TRUSTED = 60.0
 _SESSION_TRUSTED_AMONG_OTHERS = 1.0
@@ -74,7 +74,7 @@ class RedisStore:
         self._tag = f"{{{prefix}}}"
         self._retention = int(retention.total_seconds())
         self._asking: set[asyncio.Task[Any]] = set()
-        self._sessions: OrderedDict[str, tuple[Session | None, float]] = OrderedDict()
+        self._sessions = Sessions()
         self._unsaved: dict[str, tuple[Session, int]] = {}
         self._spend = Spend(self._client, self._key)
         self._today: dict[str, Decimal] = {}
@@ -129,10 +129,9 @@ class RedisStore:
 
     async def session(self, conversation: str, turns: int = 2) -> Session | None:
         """What is remembered of a conversation; asks the store only when it is new here and not new to its user."""
-        known = self._sessions.get(conversation)
-        if known and monotonic() < known[1]:
-            self._sessions.move_to_end(conversation)
-            return known[0]
+        known = self._sessions.find(conversation)
+        if known is not NOT_KNOWN:
+            return known
         if not conversation or turns < 2 or self._problem:
             return None
         getting = self._client.get(self._key("session", conversation))
@@ -146,7 +145,7 @@ class RedisStore:
             return None
         text = asking.result()
         session = Session(**orjson.loads(text)) if text else None
-        self._keep(conversation, session, self._trust)
+        self._sessions.keep(conversation, session, self._trust)
         return session
 
     def _let_go(self, asking: asyncio.Task[Any]) -> None:
@@ -158,16 +157,10 @@ class RedisStore:
         """Remember a session for so long: here at once, and in the store with the next `tick`."""
         if not conversation:
             return
-        self._keep(conversation, session, min(seconds, self._trust))
+        self._sessions.keep(conversation, session, min(seconds, self._trust))
         self._unsaved[conversation] = (session, seconds)
-        if len(self._unsaved) > _SESSIONS_KEPT:
+        if len(self._unsaved) > _MOST_UNSAVED:
             self._unsaved.pop(next(iter(self._unsaved)))
-
-    def _keep(self, conversation: str, session: Session | None, seconds: float) -> None:
-        self._sessions[conversation] = (session, monotonic() + seconds)
-        self._sessions.move_to_end(conversation)
-        if len(self._sessions) > _SESSIONS_KEPT:
-            self._sessions.popitem(last=False)
 
     def spent_today(self, timezone: str = "UTC") -> Decimal:
         """Dollars since midnight in a time zone, as of the last `tick`; never waits."""

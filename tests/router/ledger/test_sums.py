@@ -2,11 +2,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.values import Attempt, Entry, Features, Usage
+from router.ledger.replicates import TIMES, replicates
 from router.ledger.sums import (
     COUNTS,
     MONEY,
@@ -23,7 +25,7 @@ from router.ledger.sums import (
     seconds_held,
     unpack_vector,
 )
-from router.ledger.tallying import _TIMES, pack_entries, spent, tallies_of
+from router.ledger.tallying import pack_entries, spent, tallies_of
 from tests.router.ledger.entries import NOON, entries, entry
 
 
@@ -119,11 +121,28 @@ def test_entries_that_are_alike_add_up_as_they_do_one_by_one() -> None:
 
 
 def test_the_bootstrap_s_weights_have_poisson_s_mean_and_nearly_its_variance() -> None:
-    draws = sum(_TIMES)
-    mean = sum(times * count for times, count in enumerate(_TIMES)) / draws
-    variance = sum((times - mean) ** 2 * count for times, count in enumerate(_TIMES)) / draws
+    draws = sum(TIMES)
+    mean = sum(times * count for times, count in enumerate(TIMES)) / draws
+    variance = sum((times - mean) ** 2 * count for times, count in enumerate(TIMES)) / draws
     assert (draws, mean) == (256, 1)
     assert abs(variance - 1) < 0.01
+
+
+def test_draws_are_poisson_s_and_independent_of_each_other() -> None:
+    """Of 12 requests together, told apart by their decimal place; so many draws that an odd one in a million shows."""
+    worth = [1_000 * 10**place for place in range(12)]
+    sums = np.array([replicates(worth, worth)[200:] for _ in range(100)])
+    drawn = sums[..., None] // 10 ** np.arange(12) % 10
+    expected = np.array(TIMES) / 256 * drawn.size
+    assert np.all(abs(np.bincount(drawn.ravel(), minlength=len(TIMES)) - expected) < 5 * np.sqrt(expected))
+    centred = drawn - 1
+    for apart in (1, 8, 11):
+        for one, other in (
+            (centred[..., apart:], centred[..., :-apart]),
+            (centred[:, apart:], centred[:, :-apart]),
+            (centred[apart:], centred[:-apart]),
+        ):
+            assert abs((one * other).mean()) < 5 / np.sqrt(one.size)
 
 
 def test_an_unpriced_request_adds_nothing_to_cost_or_saving_and_is_counted() -> None:
