@@ -31,6 +31,7 @@ from router.ledger.lengths import LEARNED_FROM
 from router.ledger.sums import hour_of
 from router.looks.client import SecondLooks
 from router.looks.start import EncoderProcess
+from router.memory import return_memory
 from router.pipeline import Pipeline
 from router.reports import report, window
 from router.reports.formats import as_json
@@ -160,6 +161,7 @@ class Proxy:
             log.warning("serving on lexical features alone: %s", error)
         else:
             self._point(self.pipeline.reader, self.policy)
+        await asyncio.to_thread(return_memory)
         await self._second.keep()
 
     async def watch_lag(self) -> None:

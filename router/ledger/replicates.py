@@ -40,7 +40,7 @@ def replicates(savings: Sequence[float], baselines: Sequence[float]) -> list[int
 def _random(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     """Random 64-bit numbers, by SplitMix64 (Steele, Lea and Flood 2014) from a seed of the system's each time.
 
-    Numpy's own generators bring 7 MiB into memory, and take longer.
+    Numpy's own generators take longer, and a package of them into memory.
     """
     import numpy as np
 
