@@ -188,22 +188,24 @@ class Classifier:
         prediction = self._scorer(look).score(vector, lexical(features), ngrams(text))
         if (trust := _trust(features)) < 1.0:
             prediction = _temper(prediction, trust)
-        probabilities = dict(zip(DOMAINS, prediction.domains, strict=True))
+        domains = prediction.domains
+        probabilities, domain = dict(zip(DOMAINS, domains, strict=True)), DOMAINS[domains.index(max(domains))]
         if look in self._custom:
             mine = self._custom[look].probabilities(vector)
             rest = 1.0 - max(mine.values())
             total = sum(mine.values())
             probabilities = {k: p * rest for k, p in probabilities.items()}
             probabilities |= {k: p / total * (1.0 - rest) if total else 0.0 for k, p in mine.items()}
+            domain = max(probabilities, key=probabilities.__getitem__)
         return _signals(
-            domain=max(probabilities, key=probabilities.__getitem__),
-            domain_probs=probabilities,
-            complexity=None if self._small is None else _probability(-prediction.logits[self._small]),
-            success={asked.tier: asked.success(prediction) for asked in self._asked[look]},
-            ood=prediction.far,
-            look=look,
-            artifact=self.artifact.id,
-            missing=("no encoder: lexical features only",) if look == "lexical" else (),
+            domain,
+            probabilities,
+            None if self._small is None else _probability(-prediction.logits[self._small]),
+            {asked.tier: asked.success(prediction) for asked in self._asked[look]},
+            prediction.far,
+            look,
+            self.artifact.id,
+            ("no encoder: lexical features only",) if look == "lexical" else (),
         )
 
     def _scorer(self, look: Look) -> Scorer:

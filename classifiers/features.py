@@ -289,31 +289,33 @@ def _positive(value: object) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-# Each alternative starts at a line's beginning or at a literal, and none nests a repetition: linear on any input.
+# Patterns of one line, but for `_CODE_INSIDE`. Each alternative starts at its beginning or at a literal, and none nests
+# a repetition: linear on any input.
 _CODE_LINE: Final = re.compile(
-    r"^[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|#include ?[<\"]|from [\w.]+ import |import [\w.]+(?: as \w+)?;?$"
+    r"[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|#include ?[<\"]|from [\w.]+ import |import [\w.]+(?: as \w+)?;?$"
     r"|(?:public|private|protected) (?:static |class |void |int )|(?:async )?function \w* ?\(|(?:const|let|var) \w+ ?="
     r"|func \w+ ?\(|fn \w+ ?[(<]|#!/|<\?php|<!DOCTYPE|SELECT [^\n]{1,200} FROM |INSERT INTO |CREATE TABLE "
-    r"|using [\w.]+;|Traceback \(most recent|\$ \w+ |@\w+\.\w+\()",
-    re.MULTILINE,
+    r"|using [\w.]+;|Traceback \(most recent|\$ \w+ |@\w+\.\w+\()"
 )
-_CODE_INSIDE: Final = re.compile(
+_CODE_INSIDE: Final = re.compile(  # each alternative has a parenthesis, "</" or "System.out."
     r"</(?:div|p|span|html|script|body|td|a|li)>|\bconsole\.log\(|\bprint(?:f|ln)?\([\"'\w]|System\.out\.|\w\(\) ?\{"
 )
-_INSIDE: Final = ("(", "</", "System.out.")
-"""What each alternative of `_CODE_INSIDE` has one of."""
 _WEAK_CODE: Final = re.compile(
     r"[;{}]$|^[ \t]*(?:return |if ?\(|for ?\(|while ?\(|else:?$|elif |end$|//|#[ \w])"
-    r"|\w\([^()\n]{0,80}\)$",
-    re.MULTILINE,
+    r"|\w\([^()\n]{0,80}\)$"
 )
+_WEAK_ENDS: Final = (";", "{", "}", ")")
+_WEAK_STARTS: Final = ("return ", "if", "for", "while", "else", "elif ", "end", "//", "#")
+"""What a line with a weak sign ends in, or begins with."""
 
 
 def looks_like_code(text: str) -> bool:
     """Whether a text contains program code (not merely talks about it)."""
     head = text[:MAX_TEXT]
-    if "```" in head or _CODE_LINE.search(head):
+    lines = head.split("\n")
+    if "```" in head or any(map(_CODE_LINE.match, lines)):
         return True
-    if any(mark in head for mark in _INSIDE) and _CODE_INSIDE.search(head):
+    if ("(" in head or "</" in head or "System.out." in head) and _CODE_INSIDE.search(head):
         return True
-    return "\n" in head and sum(1 for _ in _WEAK_CODE.finditer(head)) >= 3  # one line has two signs at most
+    signs = [line for line in lines if line.endswith(_WEAK_ENDS) or line.lstrip(" \t").startswith(_WEAK_STARTS)]
+    return len(signs) > 1 and sum(len(_WEAK_CODE.findall(line)) for line in signs) >= 3  # a line has two at most

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from itertools import chain, repeat
+from struct import Struct
 from typing import Final
 
 _SAMPLE: Final = 2000
@@ -75,7 +77,16 @@ _BY_WORD: Final[dict[str, list[str]]] = {}
 for _code, _words in _STOP_WORDS.items():
     for _word in dict.fromkeys(_words.split()):
         _BY_WORD.setdefault(_word, []).append(_code)
-_VOTES: Final = {word: [(code, 1.0 / len(codes)) for code in codes] for word, codes in _BY_WORD.items()}
+_CODES: Final = tuple(_STOP_WORDS)
+_VOTE: Final = 180
+"""A word's vote, in parts: each of the languages that share it gets a whole number of them."""
+_LANE: Final = 32
+"""Bits for what a language gets."""
+_LANES: Final = Struct(f"<{len(_CODES)}I")
+_VOTES: Final = {
+    word: sum(_VOTE // len(codes) << _LANE * _CODES.index(code) for code in codes) for word, codes in _BY_WORD.items()
+}
+"""What every language gets for a word, one beside the other in one number."""
 
 _WORD: Final = re.compile(r"[^\W\d_]+")
 _APART: Final = bytes(ord(chr(byte).lower()) if chr(byte).isalpha() and byte < 128 else 32 for byte in range(256))
@@ -111,15 +122,17 @@ def detect(text: str) -> str:
 
 
 def _latin(sample: str) -> str:
-    scores: dict[str, float] = {}
     lowered = "" if sample.isascii() else sample.lower()
     words = _WORD.findall(lowered) if lowered else sample.encode().translate(_APART).decode().split()
-    for votes in filter(None, map(_VOTES.get, words)):
-        for code, vote in votes:
-            scores[code] = scores.get(code, 0.0) + vote
+    total = sum(map(_VOTES.get, words, repeat(0)))
+    votes = [*_LANES.unpack(total.to_bytes(_LANES.size, "little"))]
     if found := _MARKED.intersection(lowered):
-        for code, marks in _MARKS.items():
-            hits = sum(lowered.count(mark) for mark in found.intersection(marks))
-            if hits:
-                scores[code] = scores.get(code, 0.0) + 0.5 * min(hits, 10)
-    return max(scores, key=scores.__getitem__) if scores else "und"
+        for place, code in enumerate(_CODES):
+            hits = sum(lowered.count(mark) for mark in found.intersection(_MARKS.get(code, "")))
+            votes[place] += _VOTE // 2 * min(hits, 10)
+    most = max(votes)
+    if votes.count(most) == 1:
+        return _CODES[votes.index(most)]
+    best = {code for code, got in zip(_CODES, votes, strict=True) if got == most}
+    first = chain((code for word in words for code in _BY_WORD.get(word, ())), _MARKS)
+    return next(code for code in first if code in best) if most else "und"

@@ -62,9 +62,10 @@ _DIGITS: Final = bytes(range(48, 58))
 _NUMBERS: Final = bytes(byte if byte in _DIGITS else 32 for byte in range(256))
 """Digits as they are, and all else as spaces."""
 _CAPITALS: Final = bytes(range(65, 91))
-_SYMBOLS: Final = b"=+*/<>^|&%#@~_[]{}"
-_LATEX: Final = b"$\\"
-_LEAST, _MOST = np.float32(-1.0), np.float32(1.0)
+_SIGNS: Final = {"0": _DIGITS, "A": _CAPITALS, "=": b"=+*/<>^|&%#@~_]{}", "$": b"$\\", ".": b".!?"}
+"""Kinds of bytes that are counted together, by what stands for them; opening square brackets are symbols too."""
+_SIGN: Final = bytes(next((ord(sign) for sign, kind in _SIGNS.items() if byte in kind), byte) for byte in range(256))
+_UNCOUNTED: Final = bytes(byte for byte in range(256) if chr(_SIGN[byte]) not in (*_SIGNS, *"([,-"))
 _WORDS: Final = 400
 """Words whose kinds are counted: a longer text's first ones stand for the rest."""
 
@@ -76,37 +77,43 @@ def lexical(features: Features) -> NDArray[np.float32]:
     more. Counts enter as logarithms or as shares of the text.
     """
     text = reading(features)[:MAX_TEXT]
-    raw = text.encode("utf-8", "surrogatepass")
-    numbers = raw.translate(_NUMBERS).decode().split() if text.isascii() else _NUMBER.findall(text)
-    parts = _Parts(text, raw, words_of(text), _OPTION.findall(text), numbers)
-    facts = np.frombuffer(array("f", _shape(parts, features.has_code) + _wording(parts)), np.float32)
-    return np.minimum(np.maximum(facts, _LEAST), _MOST)
+    words, raw = words_of(text), text.encode("utf-8", "surrogatepass")
+    signs = raw.translate(_SIGN, _UNCOUNTED)
+    options = _OPTION.findall(text) if "\n" in text or _OPTION.match(text) else []
+    numbers = map(len, raw.translate(_NUMBERS).split() if text.isascii() else _NUMBER.findall(text))
+    parts = _Parts(text, len(raw), signs, words, frozenset(map(str.lower, words)), options, [*numbers])
+    facts = _shape(parts, features.has_code) + _wording(parts)
+    # Without numpy's own clipping: for so few numbers its code takes longer to fetch than to run.
+    return np.frombuffer(array("f", [-1.0 if one < -1.0 else 1.0 if one > 1.0 else one for one in facts]), np.float32)
 
 
 class _Parts(NamedTuple):
-    """A text, its bytes, and what is found in it."""
+    """A text, how many bytes it has, those of them that are counted as signs of their kinds, and what is found in it:
+    words, which of them there are in small letters, options, and the lengths of its numbers."""
 
     text: str
-    raw: bytes
+    size: int
+    signs: bytes
     words: list[str]
+    lower: frozenset[str]
     options: list[str]
-    numbers: list[str]
-
-    def bytes_of(self, kind: bytes) -> int:
-        """How many of its bytes are among these."""
-        return len(self.raw) - len(self.raw.translate(None, kind))
+    numbers: list[int]
 
     def times(self, pattern: re.Pattern[str], known: frozenset[str]) -> int:
         """How often a pattern is found that begins with one of these words, and is no more but for ``all``."""
-        if "_" in self.text:  # which belongs to words for the pattern
+        found = known & self.lower
+        if "_" in self.text or (
+            "all" in found and "all of" in self.text.lower()
+        ):  # to a pattern, words have underscores
             return len(pattern.findall(self.text))
-        found = [word for word in map(str.lower, self.words) if word in known]
-        return len(pattern.findall(self.text)) if "all" in found else len(found)
+        found -= {"all"}
+        return sum(word.lower() in found for word in self.words) if found else 0
 
 
 def _shape(parts: _Parts, has_code: bool) -> list[float]:
-    text, raw, words, options, numbers = parts
-    size, count, most = len(text), len(words), max(1, len(raw))
+    text, most, signs, words, _, options, numbers = parts
+    size, count, most = len(text), len(words), max(1, most)
+    occurs = signs.count
     option_chars = sum(map(len, options)) / len(options) if options else 0.0
     first = words[0].lower() if words else ""
     return [
@@ -114,11 +121,11 @@ def _shape(parts: _Parts, has_code: bool) -> list[float]:
         (log1p(count) - 3.8) / 2.0,
         (sum(map(len, words)) / count - 5.0) / 3.0 if count else 0.0,
         log1p(text.count("\n")) / 3.0,
-        parts.bytes_of(_DIGITS) / most * 10.0,
-        parts.bytes_of(_CAPITALS) / most * 10.0,
-        parts.bytes_of(_SYMBOLS) / most * 15.0,
-        parts.bytes_of(_LATEX) / most * 15.0,
-        (len(raw) - size) / max(1, size),
+        occurs(b"0") / most * 10.0,
+        occurs(b"A") / most * 10.0,
+        (occurs(b"=") + occurs(b"[")) / most * 15.0,
+        occurs(b"$") / most * 15.0,
+        (parts.size - size) / max(1, size),
         float(has_code),
         len(options) / 5.0,
         log1p(option_chars) / 5.0,
@@ -134,18 +141,17 @@ def _shape(parts: _Parts, has_code: bool) -> list[float]:
 
 
 def _wording(parts: _Parts) -> list[float]:
-    text, raw, words, options, numbers = parts
-    words = words[:_WORDS]
+    text, _, signs, words, _, options, digits = parts
+    words, occurs = words[:_WORDS], signs.count
     count, lengths = max(1, len(words)), list(map(len, words))
     distinct = set(words)
     spans = list(map(len, options))
     option_words = [w for o in options for w in words_of(o)[:40]]
     stem = set(words_of(text[: text.find(options[0])])) if options and options[0] else distinct
-    digits = list(map(len, numbers))
     kinds = sum(map(_KINDS.get, words, repeat(0)))
     function, first, second, relation = (kinds >> _SPAN * kind & (1 << _SPAN) - 1 for kind in range(4))
     return [
-        (len(words) / (1 + parts.bytes_of(b".!?")) - 15.0) / 15.0,
+        (len(words) / (1 + occurs(b".")) - 15.0) / 15.0,
         sum(map((7).__lt__, lengths)) / count * 2.0,
         (len(distinct) / count - 0.7) * 2.0,
         function / count * 2.0,
@@ -153,14 +159,14 @@ def _wording(parts: _Parts) -> list[float]:
         first / count * 8.0,
         second / count * 8.0,
         (len(_YEAR.findall(text)) if 4 in digits else 0) / 3.0,
-        raw.count(b",") / count * 6.0,
-        log1p(parts.bytes_of(b"([")) / 3.0,
+        occurs(b",") / count * 6.0,
+        log1p(occurs(b"(") + occurs(b"[")) / 3.0,
         (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
         sum(map(stem.__contains__, option_words)) / (1 + len(option_words)),
         (max(lengths) - 10.0) / 6.0 if lengths else 0.0,
         log1p(max(digits)) / 2.5 if digits else 0.0,
         parts.times(_STATEMENT, _STATEMENTS) / 4.0,
-        raw.count(b"-") / count * 8.0,
+        occurs(b"-") / count * 8.0,
         0.0 if options else log1p(relation) / 1.5,
-        0.0 if options else log1p(len(_DECIMAL.findall(text))) / 1.5,
+        0.0 if options or not digits else log1p(len(_DECIMAL.findall(text))) / 1.5,
     ]

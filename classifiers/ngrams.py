@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Final
 
 import numpy as np
@@ -49,16 +50,14 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     mixed *= _FINISH
     mixed >>= _SPARE
     mixed.sort()
-    last = np.empty(len(mixed), bool)
-    last[-1] = True
-    np.not_equal(mixed[1:], mixed[:-1], out=last[:-1])
-    ends = np.flatnonzero(last)
-    counts = ends.copy()
-    counts[0] += 1
-    counts[1:] -= ends[:-1]
-    values = _VALUES.take(counts)
-    values /= np.sqrt(np.add.reduce(np.square(values)))
-    return mixed.take(ends).astype(np.int64), values.astype(np.float32)
+    begins = np.empty(len(mixed) + 1, bool)  # of each run of equal ones, and behind the last
+    begins[0] = begins[-1] = True
+    np.not_equal(mixed[1:], mixed[:-1], out=begins[1:-1])
+    bounds = begins.nonzero()[0]
+    starts = bounds[:-1]
+    values = _VALUES.take(bounds[1:] - starts)
+    values /= sqrt(np.add.reduce(np.square(values)))
+    return mixed.take(starts).astype(np.int64), values.astype(np.float32)
 
 
 def _with_next(states: NDArray[np.uint32], codes: NDArray[np.uint32]) -> NDArray[np.uint32]:

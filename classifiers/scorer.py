@@ -64,12 +64,13 @@ class Scorer:
         self._share = 1.0 if self._bare else NGRAM_DOMAINS
         self._table, self._first_domain = lexical.table, len(heads.scale)
         self._weights = tuple(self._product(heads, lexical, look, free) for free in (0.0, 1.0))
-        self._trees = _Trees(heads, self._models, self._width)
+        self._trees = _Trees(heads, self._models, self._width, self._ends[-2])
         self._centroids = heads.centroids * np.float32(NEARNESS)
         ones = np.ones((len(heads.means), 1), np.float32)
         self._means = np.concatenate([heads.means[:, self._models], ones], axis=1)
         self._fact_scale = FACT_SCALE[look] ** 2
-        self._places = heads.places.copy()
+        self._places = np.zeros((len(heads.places), self._width + len(LEXICAL) + 1), np.float32)
+        self._places[:, : heads.places.shape[1]] = heads.places
         self._places[:, self._width :] *= FACT_SCALE[look]
         self._reach = heads.reach.tolist()
         self._scale, self._shift = heads.scale[self._models].tolist(), heads.shift[self._models].tolist()
@@ -100,24 +101,20 @@ class Scorer:
 
     def score(self, vector: Array, facts: Array, grams: Grams) -> Prediction:
         """Answer for a prompt with this vector (d,), these lexical facts, and these n-grams."""
-        width, read = self._width, self._width + len(LEXICAL)
-        x = np.empty(self._trees.inputs, np.float32)
-        x[:width], x[width:read], x[read] = vector, facts, 1.0
         free = bool(facts[OPTIONS] <= 0.0)
-        found = x[: read + 1].dot(self._weights[free])  # for so little, the operator takes as long again
+        x = np.concatenate((vector, facts, _ONE))
+        found = x.dot(self._weights[free])  # for so little, the operator takes as long again
         _, plain, domains, spread, _ = self._ends
-        x[read + 1 :] = found[spread:]
-        factor = found[domains:spread]
+        linear, factor = found.tolist(), found[domains:spread]
         variance = float(factor.dot(factor))
-        linear = found[:domains].tolist()
         indices, values = grams
         words = values.dot(self._table.take(indices, axis=0, mode="clip")).tolist()
-        nearest = self._closeness(x, read)
+        nearest = self._closeness(x, vector, facts)
         low, high = self._reach[1:]
         familiar = min(1.0, max(0.0, (nearest - low) / max(high - low, 1e-6)))
-        grown = self._trees.logits(x)
-        logits = self._combined(linear, words, grown, x, familiar, free)
-        share, topics = self._share, zip(linear[plain:], words[self._first_domain :], strict=True)
+        grown = self._trees.logits(np.concatenate((x, found)))
+        logits = self._combined(linear, words, grown, vector, familiar, free)
+        share, topics = self._share, zip(linear[plain:domains], words[self._first_domain :], strict=True)
         return Prediction(
             logits,
             [sqrt(variance + (unseen + familiar * change) ** 2) for unseen, change in self._noise],
@@ -127,7 +124,7 @@ class Scorer:
         )
 
     def _combined(
-        self, linear: list[float], words: list[float], grown: list[float], x: Array, familiar: float, free: bool
+        self, linear: list[float], words: list[float], grown: list[float], vector: Array, familiar: float, free: bool
     ) -> list[float]:
         """Calibrated logits from the members', as `heads.combine` and `heads.combine_lexical` have them."""
         count = len(self._models)
@@ -138,7 +135,7 @@ class Scorer:
         else:
             strange = max(1.0 - familiar / KNOWN, 0.0)
             facts = PLAIN + MORE_PLAIN * strange if free else PLAIN
-            *near, weights = np.exp(self._centroids.dot(x[: self._width])).dot(self._means).tolist()
+            *near, weights = np.exp(self._centroids.dot(vector)).dot(self._means).tolist()
             most, all_told = (1.0 - strange) / weights, (6.0 if free else 5.0) + facts - strange
             total = [
                 (own + 2.0 * leaf + most * cluster + facts * fact) / all_told
@@ -146,26 +143,27 @@ class Scorer:
             ]
         return [z * scale + shift for z, scale, shift in zip(total, self._scale, self._shift, strict=True)]
 
-    def _closeness(self, x: Array, read: int) -> float:
+    def _closeness(self, x: Array, vector: Array, facts: Array) -> float:
         """The cosine of a prompt to the nearest place, as `heads.closeness` has it."""
         if not len(self._places):
             return 1.0
-        vector, facts = x[: self._width], x[self._width : read]
         length = sqrt(vector.dot(vector) + self._fact_scale * facts.dot(facts))
-        return float(np.maximum.reduce(self._places.dot(x[:read]))) / max(length, 1e-9)
+        return float(np.maximum.reduce(self._places.dot(x))) / max(length, 1e-9)
+
+
+_ONE = np.ones(1, np.float32)
 
 
 class _Trees:
-    """A look's trees, which read (vector, facts, 1, components of the vector)."""
+    """A look's trees, which read (vector, facts, 1, what is linear in them): of this, the vector's components."""
 
-    def __init__(self, heads: Heads, models: Sequence[int], width: int) -> None:
-        components, before = heads.projection.shape[1], width + len(LEXICAL) + 1
+    def __init__(self, heads: Heads, models: Sequence[int], width: int, skipped: int) -> None:
+        components, before = heads.projection.shape[1], width + len(LEXICAL) + 1 + skipped
         read = heads.features.ravel().astype(np.int64)
         self._nodes = np.where(read < components, before + read, width + read - components)
         self._limits, (self._roots, self._left) = heads.thresholds.ravel(), layout(*heads.features.shape)
         self._leaves = np.ascontiguousarray(heads.leaves[:, models])
         self._once = np.ones(len(heads.features), np.float32)
-        self.inputs = before + components
 
     def logits(self, x: Array) -> list[float]:
         """As `heads.tree_logits` has them, of one prompt."""

@@ -6,6 +6,7 @@ import os
 import weakref
 from array import array
 from collections.abc import Sequence
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +47,20 @@ class StaticEncoder:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """See `Encoder.encode`. A text without pieces gets the vector of the unknown piece."""
-        vectors = np.empty((len(texts), self.dimension), np.float32)
-        for at, text in enumerate(texts):
-            vectors[at] = self._vector(self._pieces.pieces(text) or [self._pieces.unknown])
-        return vectors
+        if len(texts) == 1:
+            return self._vector(texts[0])[None]
+        return np.array([self._vector(text) for text in texts], np.float32).reshape(-1, self.dimension)
 
-    def _vector(self, pieces: list[int]) -> Vectors:
-        numbers = np.frombuffer(array("q", pieces), np.int64)
-        halves = self._common.take(numbers, axis=0, mode="clip")
-        for at in (numbers >= COMMON).nonzero()[0].tolist():
-            os.preadv(self._file, [halves[at]], self._start + pieces[at] * self._width)
+    def _vector(self, text: str) -> Vectors:
+        pieces = self._pieces.pieces(text) or [self._pieces.unknown]
+        halves = self._common.take(np.frombuffer(array("q", pieces), np.int64), axis=0, mode="clip")
+        if max(pieces) >= COMMON:
+            for at, piece in enumerate(pieces):
+                if piece >= COMMON:
+                    os.preadv(self._file, [halves[at]], self._start + piece * self._width)
         vector: Vectors = np.add.reduce(widened(halves), axis=0)
         vector *= _UP
-        vector /= np.sqrt(np.add.reduce(np.square(vector)))
+        vector /= sqrt(np.add.reduce(np.square(vector)))
         return vector
 
 

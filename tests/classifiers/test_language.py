@@ -35,6 +35,12 @@ def test_a_code_block_does_not_decide() -> None:
     assert detect("Warum geht das nicht?\n```python\nif the is not in this: return that\n```") == "de"
 
 
+def test_of_languages_with_as_many_votes_the_first_to_be_heard_counts() -> None:
+    assert detect("hvorfor ikke") == "da"
+    assert detect("und the") == "de"
+    assert detect("the und") == "en"
+
+
 @given(st.text())
 def test_total(text: str) -> None:
     assert 2 <= len(detect(text)) <= 3
