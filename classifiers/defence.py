@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Final
+from typing import Final, TypeAlias
 
 from classifiers.words import Kept, words_of
 
@@ -89,37 +89,26 @@ def cores(text: str) -> tuple[str, ...]:
     """
     if len(text) > MOST:
         return ()
-    cuts = _places(text)
+    words = text.split()
+    told = _told.of(words)
+    cuts = _places(text, words, told)
     if not cuts:
         return ()
-    starts, ends = _spans(text)
-    again = [(start, end) for start, end in zip(starts, ends, strict=True) if end > start]
+    pairs = [(beginning, at) for at, (_, beginnings) in enumerate(told) for beginning in beginnings]
+    first_at, last_at = dict(reversed(pairs)), dict(pairs)
+    again = [(start, last_at[beginning]) for beginning, start in first_at.items() if start < last_at[beginning]]
     found: dict[str, None] = {}
     for cut in cuts:
         if any(start < cut <= end for start, end in again):
             continue
         last = text.split(None, cut)[-1]
         first, last = text[: len(text) - len(last)].strip(), last.strip()
-        before, after = sum(start < cut for start in starts), sum(end >= cut for end in ends)
+        before, after = sum(at < cut for at in first_at.values()), sum(at >= cut for at in last_at.values())
         if _could_be_gadget(first) and _stands_alone(last, after, first, _BACK):
             found[last] = None
         if _could_be_gadget(last) and _stands_alone(first, before, last, _AHEAD):
             found[first] = None
     return tuple(found)
-
-
-def _spans(text: str) -> tuple[list[int], list[int]]:
-    """The numbers of the first and of the last word that each telling beginning is in."""
-    words = text.split()
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for at, nature in enumerate(_natures.of(words)):
-        if nature & _TELLS:
-            word = words[at]
-            for beginning in (word.lower()[:5],) if word.isalpha() and word.isascii() else _content(word):
-                first.setdefault(beginning, at)
-                last[beginning] = at
-    return list(first.values()), list(last.values())
 
 
 _FAR: Final = re.compile(r"[^\x00-\u024f\u1e00-\u1eff\W]")
@@ -149,8 +138,6 @@ _COMMON: Final = frozenset(
 def _content(text: str) -> set[str]:
     """The beginnings of the words that say what a text is of; pairs of characters where a script does not part its
     words."""
-    if len(text) > 2 and text.isalpha() and text.isascii():
-        return {lower[:5]} if (lower := text.lower()) not in _COMMON else set()
     found: set[str] = set()
     for word in set(words_of(text)):
         if not word.isascii() and _FAR.search(word):
@@ -258,15 +245,16 @@ _GAP: Final = 3
 """Words from one odd one to the next within a run of them."""
 
 
-def _places(text: str) -> list[int]:
+def _places(text: str, words: list[str], told: list[_Told]) -> list[int]:
     """The numbers of the words with which another part begins, ascending: of the first `PLACES` such words and the last
     within `SPAN` characters of either end."""
     if len(text) > 2 * SPAN:
-        end = text[-SPAN:]
-        before = len(text.split()) - len(end.split())
-        found = [*_ends_of(_beginnings(text[:SPAN])), *(before + at for at in _ends_of(_beginnings(end)))]
+        starts, ends = text[:SPAN].split(), text[-SPAN:].split()
+        before = len(words) - len(ends)
+        found = _ends_of(_beginnings(text[:SPAN], starts, _told.of(starts)))
+        found += [before + at for at in _ends_of(_beginnings(text[-SPAN:], ends, _told.of(ends)))]
     else:
-        found = _beginnings(text)
+        found = _beginnings(text, words, told)
     return _ends_of(found)
 
 
@@ -274,19 +262,17 @@ def _ends_of(found: list[int]) -> list[int]:
     return found if len(found) <= 2 * PLACES else found[:PLACES] + found[-PLACES:]
 
 
-_LABELS, _HOLDS, _STOPPED, _LOW, _CAPITAL, _LOUD, _OPENS, _FOLLOWS, _TELLS = (1 << bit for bit in range(9))
+_LABELS, _HOLDS, _STOPPED, _LOW, _CAPITAL, _LOUD, _OPENS, _FOLLOWS = (1 << bit for bit in range(8))
 _STARTS: Final = _CAPITAL | _LOUD | _OPENS
 """What a word is wherever it stands, as bits: a label, as of an option; it holds on to the next word, or stops before
-it, ends in a low letter, has one capital, is all loud, opens a request, can be what a request follows, and tells what a
-text is of."""
-_KINDS: Final = 9
+it, ends in a low letter, has one capital, is all loud, opens a request, can be what a request follows."""
+_KINDS: Final = 8
 """The bits before those of a word's kind (see `_kinds`)."""
 
 
-def _beginnings(text: str) -> list[int]:
+def _beginnings(text: str, words: list[str], told: list[_Told]) -> list[int]:
     """The numbers of the words with which another part begins."""
-    words = text.split()
-    natures = _natures.of(words)
+    natures = [nature for nature, _ in told]
     kinds = _kinds(words, natures) if max(natures, default=0) >> _KINDS else None
     lines = set(accumulate(len(line.split()) for line in text.split("\n"))) if "\n" in text else ()
     found = []
@@ -307,7 +293,7 @@ def _nature(word: str) -> int:
     if word.isalpha() and word.islower() and word.isascii():
         kind = 1 if word in _KEYWORDS or _HARSH.search(word) else 0
         nature = _LOW | _HOLDS * (word in _JOINS) | _OPENS * (word in _OPENERS) | _FOLLOWS * (word not in _MOVED)
-        return nature | _TELLS * (len(word) > 2 and word not in _COMMON) | kind << _KINDS
+        return nature | kind << _KINDS
     lower, end = word.lower(), word[-1]
     if word.isascii() and word.rstrip(_STOPS).isalpha():
         kind = 1 if _TANGLED.search(word) else 0
@@ -320,11 +306,13 @@ def _nature(word: str) -> int:
             label, stops = bool(_LABEL.match(word)), bool(_END.search(word))
     nature = _LABELS * label | _HOLDS * (label or end == "," or lower in _JOINS) | _STOPPED * stops
     nature |= _LOW * end.islower() | _CAPITAL * (word[0].isupper() and word[1:].islower()) | _LOUD * word.isupper()
-    nature |= _OPENS * (lower in _OPENERS) | _FOLLOWS * (lower not in _MOVED) | _TELLS * bool(_content(word))
+    nature |= _OPENS * (lower in _OPENERS) | _FOLLOWS * (lower not in _MOVED)
     return nature | kind << _KINDS
 
 
-_natures: Final = Kept(_nature)
+_Told: TypeAlias = tuple[int, tuple[str, ...]]
+"""A word's nature, and the telling beginnings in it (see `_content`)."""
+_told: Final[Kept[_Told]] = Kept(lambda word: (_nature(word), tuple(_content(word))))
 
 
 def _begins(last: int, word: str, this: int, after: str) -> bool:

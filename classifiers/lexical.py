@@ -6,7 +6,6 @@ import re
 from array import array
 from itertools import repeat
 from math import log1p
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -57,7 +56,6 @@ _KINDS: Final = {
 }
 """Words of a kind that is counted, each with a number that counts one of each of its kinds."""
 _DECIMAL: Final = re.compile(r"\.\d")
-_INITIAL: Final = itemgetter(0)
 _DIGITS: Final = bytes(range(48, 58))
 _NUMBERS: Final = bytes(byte if byte in _DIGITS else 32 for byte in range(256))
 """Digits as they are, and all else as spaces."""
@@ -107,7 +105,7 @@ class _Parts(NamedTuple):
         ):  # to a pattern, words have underscores
             return len(pattern.findall(self.text))
         found -= {"all"}
-        return sum(word.lower() in found for word in self.words) if found else 0
+        return sum(map(found.__contains__, map(str.lower, self.words))) if found else 0
 
 
 def _shape(parts: _Parts, has_code: bool) -> list[float]:
@@ -119,7 +117,7 @@ def _shape(parts: _Parts, has_code: bool) -> list[float]:
     return [
         (log1p(size) - 5.5) / 2.0,
         (log1p(count) - 3.8) / 2.0,
-        (sum(map(len, words)) / count - 5.0) / 3.0 if count else 0.0,
+        (len("".join(words)) / count - 5.0) / 3.0 if count else 0.0,
         log1p(text.count("\n")) / 3.0,
         occurs(b"0") / most * 10.0,
         occurs(b"A") / most * 10.0,
@@ -143,7 +141,7 @@ def _shape(parts: _Parts, has_code: bool) -> list[float]:
 def _wording(parts: _Parts) -> list[float]:
     text, _, signs, words, _, options, digits = parts
     words, occurs = words[:_WORDS], signs.count
-    count, lengths = max(1, len(words)), list(map(len, words))
+    count = max(1, len(words))
     distinct = set(words)
     spans = list(map(len, options))
     option_words = [w for o in options for w in words_of(o)[:40]]
@@ -152,10 +150,10 @@ def _wording(parts: _Parts) -> list[float]:
     function, first, second, relation = (kinds >> _SPAN * kind & (1 << _SPAN) - 1 for kind in range(4))
     return [
         (len(words) / (1 + occurs(b".")) - 15.0) / 15.0,
-        sum(map((7).__lt__, lengths)) / count * 2.0,
+        len([word for word in words if len(word) > 7]) / count * 2.0,
         (len(distinct) / count - 0.7) * 2.0,
         function / count * 2.0,
-        sum(map(str.isupper, map(_INITIAL, words[1:]))) / count * 3.0,
+        sum(map(str.isupper, [word[0] for word in words[1:]])) / count * 3.0,
         first / count * 8.0,
         second / count * 8.0,
         (len(_YEAR.findall(text)) if 4 in digits else 0) / 3.0,
@@ -163,7 +161,7 @@ def _wording(parts: _Parts) -> list[float]:
         log1p(occurs(b"(") + occurs(b"[")) / 3.0,
         (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
         sum(map(stem.__contains__, option_words)) / (1 + len(option_words)),
-        (max(lengths) - 10.0) / 6.0 if lengths else 0.0,
+        (max(map(len, words)) - 10.0) / 6.0 if words else 0.0,
         log1p(max(digits)) / 2.5 if digits else 0.0,
         parts.times(_STATEMENT, _STATEMENTS) / 4.0,
         occurs(b"-") / count * 8.0,

@@ -107,7 +107,6 @@ def test_words_of_letters_are_read_sooner_and_no_otherwise(letters: str, stops: 
     assert nature >> defence._KINDS == (1 if defence._ODD.search(word) else 0)
     assert bool(nature & defence._STOPPED) == bool(defence._END.search(word))
     assert bool(nature & defence._LABELS) == bool(stops and defence._LABEL.match(word))
-    assert bool(nature & defence._TELLS) == bool(defence._content(word))
 
 
 _SAID = st.sampled_from(
