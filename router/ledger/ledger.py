@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from time import time
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from policies.frozen import maker
 from policies.money import GpuClock
@@ -21,6 +22,7 @@ from router.ledger.journal import Journal
 from router.ledger.journal_file import Line
 from router.ledger.meter import Meter
 from router.ledger.shipper import Shipper
+from router.ledger.sums import Packed
 from router.state.values import StoreAway
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _line = maker(Line)
+_NOTHING: Final[Packed] = MappingProxyType({})
 
 JOURNAL_NAME = "journal.sqlite"
 _SHIP_SECONDS = 0.5
@@ -65,7 +68,7 @@ class Ledger:
 
     def record(self, entry: Entry, grant: Grant = NOTHING_HELD) -> None:
         """Write an entry down, charge it to the budgets that granted it, and give back what they held; never waits."""
-        self._journal.append(_line(entry, charges(grant, entry), grant.holds))
+        self._journal.append(_line(entry, charges(grant, entry) if grant.claims else _NOTHING, grant.holds))
 
     def judge(self, feedback: Feedback) -> None:
         """Write feedback down, in this proxy's journal; never waits."""
