@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
-from classifiers.words import Kept, words_of
+from classifiers.words import words_of
 
 MOST: Final = 2400
 """Characters of the longest prompt that is taken apart: beside more text a gadget moves little."""
@@ -30,6 +31,9 @@ MOST_WORDS: Final = 90
 
 LEAST: Final = 8
 """Bytes of the shortest core."""
+
+KEPT: Final = 8192
+"""Words of which it is remembered what they are."""
 
 _INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -89,25 +93,19 @@ def cores(text: str) -> tuple[str, ...]:
     """
     if len(text) > MOST:
         return ()
-    words = text.split()
-    told = _told.of(words)
-    cuts = _places(text, words, told)
+    cuts = _places(text)
     if not cuts:
         return ()
-    pairs = [(beginning, at) for at, (_, beginnings) in enumerate(told) for beginning in beginnings]
-    first_at, last_at = dict(reversed(pairs)), dict(pairs)
-    again = [(start, last_at[beginning]) for beginning, start in first_at.items() if start < last_at[beginning]]
+    told = [_content(text[start:end]) for start, end in pairwise((0, *cuts, len(text)))]
     found: dict[str, None] = {}
-    for cut in cuts:
-        if any(start < cut <= end for start, end in again):
-            continue
-        last = text.split(None, cut)[-1]
-        first, last = text[: len(text) - len(last)].strip(), last.strip()
-        before, after = sum(at < cut for at in first_at.values()), sum(at >= cut for at in last_at.values())
-        if _could_be_gadget(first) and _stands_alone(last, after, first, _BACK):
-            found[last] = None
-        if _could_be_gadget(last) and _stands_alone(first, before, last, _AHEAD):
-            found[first] = None
+    for number, cut in enumerate(cuts, 1):
+        before, after = set[str]().union(*told[:number]), set[str]().union(*told[number:])
+        if before.isdisjoint(after):
+            first, last = text[:cut].strip(), text[cut:].strip()
+            if _could_be_gadget(first) and _stands_alone(last, after, first, _BACK):
+                found[last] = None
+            if _could_be_gadget(last) and _stands_alone(first, before, last, _AHEAD):
+                found[first] = None
     return tuple(found)
 
 
@@ -175,12 +173,12 @@ _FEW: Final = 3
 """Words that make a request without a stop, and telling ones that make it clear of whom it speaks."""
 
 
-def _stands_alone(core: str, content: int, part: str, points: re.Pattern[str]) -> bool:
-    """Whether a core, with so many telling words, can be a request by itself: it speaks of something, is whole, does
-    not point to the other part, and asks if anything does."""
+def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[str]) -> bool:
+    """Whether a core can be a request by itself: it speaks of something, is whole, does not point to the other part,
+    and asks if anything does."""
     if len(core.encode("utf-8", "replace")) < LEAST or not content or points.search(core):
         return False
-    if content < _FEW and _PERSON.search(core):
+    if len(content) < _FEW and _PERSON.search(core):
         return False
     if core[-1].isalpha() and core.isascii() and len(core.split(None, _FEW)) < _FEW:
         return False
@@ -245,16 +243,13 @@ _GAP: Final = 3
 """Words from one odd one to the next within a run of them."""
 
 
-def _places(text: str, words: list[str], told: list[_Told]) -> list[int]:
-    """The numbers of the words with which another part begins, ascending: of the first `PLACES` such words and the last
-    within `SPAN` characters of either end."""
+def _places(text: str) -> list[int]:
+    """Where another part begins, ascending: the first `PLACES` and the last, within `SPAN` characters of either end."""
     if len(text) > 2 * SPAN:
-        starts, ends = text[:SPAN].split(), text[-SPAN:].split()
-        before = len(words) - len(ends)
-        found = _ends_of(_beginnings(text[:SPAN], starts, _told.of(starts)))
-        found += [before + at for at in _ends_of(_beginnings(text[-SPAN:], ends, _told.of(ends)))]
+        cut = len(text) - SPAN
+        found = [*_places(text[:SPAN]), *(cut + place for place in _places(text[cut:]))]
     else:
-        found = _beginnings(text, words, told)
+        found = [_start(text, at) for at in _ends_of(_beginnings(text))]
     return _ends_of(found)
 
 
@@ -262,38 +257,61 @@ def _ends_of(found: list[int]) -> list[int]:
     return found if len(found) <= 2 * PLACES else found[:PLACES] + found[-PLACES:]
 
 
-_LABELS, _HOLDS, _STOPPED, _LOW, _CAPITAL, _LOUD, _OPENS, _FOLLOWS = (1 << bit for bit in range(8))
-_STARTS: Final = _CAPITAL | _LOUD | _OPENS
-"""What a word is wherever it stands, as bits: a label, as of an option; it holds on to the next word, or stops before
-it, ends in a low letter, has one capital, is all loud, opens a request, can be what a request follows."""
-_KINDS: Final = 8
-"""The bits before those of a word's kind (see `_kinds`)."""
+def _start(text: str, at: int) -> int:
+    """Where the word with this number stands."""
+    return len(text) - len(text.split(None, at)[-1])
 
 
-def _beginnings(text: str, words: list[str], told: list[_Told]) -> list[int]:
+def _beginnings(text: str) -> list[int]:
     """The numbers of the words with which another part begins."""
-    natures = [nature for nature, _ in told]
-    kinds = _kinds(words, natures) if max(natures, default=0) >> _KINDS else None
+    words = text.split()
+    natures = list(map(_nature, words))
+    kinds = _kinds(words, natures)
     lines = set(accumulate(len(line.split()) for line in text.split("\n"))) if "\n" in text else ()
     found = []
     for at, (last, this) in enumerate(pairwise(natures), 1):
-        if not (last & _STOPPED or this & _STARTS or kinds or lines) or last & _HOLDS or this & _LABELS:
+        if last.holds or this.label:
             continue
-        if last & _STOPPED or (kinds and kinds[at] != kinds[at - 1]) or at in lines:
+        if last.stops or kinds[at] != kinds[at - 1] or at in lines:
             found.append(at)
-        elif this & _STARTS and last & _LOW:
+        elif this.starts and last.low:
             after = words[at + 1] if at + 1 < len(words) else ""
             if _begins(last, words[at], this, after):
                 found.append(at)
     return found
 
 
-def _nature(word: str) -> int:
-    """What a word is wherever it stands."""
+class _Nature(NamedTuple):
+    """What a word is wherever it stands: its kind (see `_kinds`), whether it is a ``label``, as of an option, whether
+    it ``holds`` on to the next word or ``stops`` before it, ends in a ``low`` letter, has one ``capital``, is all
+    ``loud``, ``opens`` a request (``starts``: any of these three), or cannot be what a request ``follows``."""
+
+    kind: int
+    label: bool
+    holds: bool
+    stops: bool
+    low: bool
+    capital: bool
+    loud: bool
+    opens: bool
+    follows: bool
+    starts: bool
+
+
+def _of_letters(word: str) -> _Nature:
+    """The nature of a word of small ASCII letters."""
+    kind, opens = 1 if word in _KEYWORDS or _HARSH.search(word) else 0, word in _OPENERS
+    return _Nature(kind, False, word in _JOINS, False, True, False, False, opens, word not in _MOVED, opens)
+
+
+_TELLING: Final = {word: _of_letters(word) for word in _KEYWORDS | _JOINS | _OPENERS | _MOVED}
+_NOISE, _PLAIN = _of_letters("zzz"), _of_letters("plain")
+
+
+@lru_cache(KEPT)
+def _nature(word: str) -> _Nature:
     if word.isalpha() and word.islower() and word.isascii():
-        kind = 1 if word in _KEYWORDS or _HARSH.search(word) else 0
-        nature = _LOW | _HOLDS * (word in _JOINS) | _OPENS * (word in _OPENERS) | _FOLLOWS * (word not in _MOVED)
-        return nature | kind << _KINDS
+        return _TELLING.get(word) or (_NOISE if _HARSH.search(word) else _PLAIN)
     lower, end = word.lower(), word[-1]
     if word.isascii() and word.rstrip(_STOPS).isalpha():
         kind = 1 if _TANGLED.search(word) else 0
@@ -304,30 +322,24 @@ def _nature(word: str) -> int:
         label = stops = False
         if not end.isalnum():
             label, stops = bool(_LABEL.match(word)), bool(_END.search(word))
-    nature = _LABELS * label | _HOLDS * (label or end == "," or lower in _JOINS) | _STOPPED * stops
-    nature |= _LOW * end.islower() | _CAPITAL * (word[0].isupper() and word[1:].islower()) | _LOUD * word.isupper()
-    nature |= _OPENS * (lower in _OPENERS) | _FOLLOWS * (lower not in _MOVED)
-    return nature | kind << _KINDS
+    holds, capital = label or end == "," or lower in _JOINS, word[0].isupper() and word[1:].islower()
+    loud, opens, follows = word.isupper(), lower in _OPENERS, lower not in _MOVED
+    return _Nature(kind, label, holds, stops, end.islower(), capital, loud, opens, follows, capital or loud or opens)
 
 
-_Told: TypeAlias = tuple[int, tuple[str, ...]]
-"""A word's nature, and the telling beginnings in it (see `_content`)."""
-_told: Final[Kept[_Told]] = Kept(lambda word: (_nature(word), tuple(_content(word))))
-
-
-def _begins(last: int, word: str, this: int, after: str) -> bool:
+def _begins(last: _Nature, word: str, this: _Nature, after: str) -> bool:
     """Whether a word begins a sentence though no stop stands before it: by its capital, by capitals, or as one asks."""
-    capital = this & _CAPITAL and (after[:1].islower() or after == "I")
-    shouted = this & _LOUD and len(word) > 3 and after.isupper() and not last & _LOUD
-    return bool(capital or shouted or (this & _OPENS and last & _FOLLOWS))
+    capital = this.capital and (after[:1].islower() or after == "I")
+    shouted = this.loud and len(word) > 3 and after.isupper() and not last.loud
+    return capital or shouted or (this.opens and last.follows)
 
 
-def _kinds(words: Sequence[str], natures: Sequence[int]) -> list[int]:
+def _kinds(words: Sequence[str], natures: Sequence[_Nature]) -> list[int]:
     """0 for plain words, 1 for odd ones, 2 for those in other scripts.
 
     One or two words between equals are as they are, as in code or noise; a short odd word alone is a name or a term.
     """
-    kinds = [nature >> _KINDS for nature in natures]
+    kinds = [nature.kind for nature in natures]
     odd = [at for at, kind in enumerate(kinds) if kind]
     for left, right in pairwise(odd):
         if right - left <= _GAP and kinds[left] == kinds[right]:

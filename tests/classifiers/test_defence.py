@@ -103,10 +103,10 @@ def test_a_run_of_four_is_found_wherever_it_stands(text: str, character: str, ti
 @given(st.text("aeiybcdfXBCD", min_size=1, max_size=24), st.text(".,:;?!", max_size=2))
 def test_words_of_letters_are_read_sooner_and_no_otherwise(letters: str, stops: str) -> None:
     word = letters + stops
-    nature = defence._nature(word)
-    assert nature >> defence._KINDS == (1 if defence._ODD.search(word) else 0)
-    assert bool(nature & defence._STOPPED) == bool(defence._END.search(word))
-    assert bool(nature & defence._LABELS) == bool(stops and defence._LABEL.match(word))
+    nature = defence._nature.__wrapped__(word)
+    assert nature.kind == (1 if defence._ODD.search(word) else 0)
+    assert nature.stops == bool(defence._END.search(word))
+    assert nature.label == bool(stops and defence._LABEL.match(word))
 
 
 _SAID = st.sampled_from(
