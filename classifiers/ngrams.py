@@ -19,7 +19,7 @@ _SPACES: Final = bytes(32 if byte in b"\t\n\v\f\r" else byte for byte in range(2
 """Every kind of white space in ASCII as a space."""
 
 _PRIME, _SPREAD, _FINISH = np.uint32(0x01000193), np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)
-_SALTS: Final = [np.uint32((n * 0x7F4A7C15) & 0xFFFFFFFF) for n in range(5)]
+_SALTS: Final = np.array([(n * 0x7F4A7C15) & 0xFFFFFFFF for n in (2, 3, 4)], np.uint32)
 _HALF, _SPARE = np.uint32(15), np.uint32(32 - BITS)
 _VALUES: Final = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, 3 * READ + 4))))
 """What a gram counts for by how often it occurs."""
@@ -43,9 +43,7 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     threes = threes[inner]
     mixed = np.concatenate((pairs, threes, fours))
     mixed *= _SPREAD
-    mixed[: len(pairs)] += _SALTS[2]
-    mixed[len(pairs) : len(pairs) + len(threes)] += _SALTS[3]
-    mixed[len(pairs) + len(threes) :] += _SALTS[4]
+    mixed += _SALTS.repeat((len(pairs), len(threes), len(fours)))
     mixed ^= mixed >> _HALF
     mixed *= _FINISH
     mixed >>= _SPARE
