@@ -312,6 +312,8 @@ def main() -> None:
     build = messages.build()
     with socket.socket(fileno=LISTENER) as listener:
         Server(listener, lambda ready: warm(settings, cache_dir, ready), build).run()
+    # Now: an interpreter that ends would end the thread within the library that is being brought up, which aborts.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -206,6 +207,18 @@ async def test_nobody_else_may_speak_to_it_or_read_its_key(process: EncoderProce
 
 
 @pytest.mark.anyio
+async def test_left_while_the_encoder_is_brought_up_it_ends_as_it_should(process: EncoderProcess) -> None:
+    for mib in range(50, 100, 4):
+        child = process.begin()
+        assert child is not None
+        with socket.socket(socket.AF_UNIX) as worker:
+            worker.connect(str(process.socket))
+            await until(lambda child=child, mib=mib: resident_mib(child) >= mib)  # type: ignore[misc]
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, f"at {mib} MiB"
+
+
+@pytest.mark.anyio
 async def test_without_an_encoder_it_says_why_and_ends(tmp_path: Path) -> None:
     (cache := tmp_path / "cache").write_text("no folder")
     process = EncoderProcess(tmp_path, cache, LOCAL)
@@ -273,6 +286,10 @@ def children() -> list[int]:
     threads = Path(f"/proc/{os.getpid()}/task").iterdir()
     found = [child for thread in threads for child in (thread / "children").read_text().split()]
     return [int(child) for child in found if "looks.server" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def resident_mib(process: int) -> float:
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def command_lines() -> list[str]:
