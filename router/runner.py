@@ -15,7 +15,7 @@ class Runner:
     """Answers the chats of a connection, one after the other.
 
     ``tasks`` are those that the server waits for when it stops: this one is among them while there is a chat. A server
-    out of patience cancels it, which ends it (`over`).
+    out of patience cancels it, which ends it (`over`) unless the chat answers that with an error of its own.
     """
 
     __slots__ = ("_following", "_gone", "_loop", "_running", "_task", "_tasks", "_waits")
