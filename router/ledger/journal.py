@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from time import monotonic, sleep, time
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from router.ledger import codec
 from router.ledger.feedback import Feedback
@@ -34,7 +34,8 @@ _MOST_PER_COMMIT = 2_000
 _NOT_THE_DISK = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError)
 
 _Stop: TypeAlias = None
-_Item: TypeAlias = "Line | Feedback | Reading | Event | _Stop"
+_Wake: TypeAlias = Literal["wake"]
+_Item: TypeAlias = "Feedback | Reading | Event | _Wake | _Stop"
 
 
 class Journal:
@@ -87,11 +88,10 @@ class Journal:
 
     def append(self, line: Line) -> None:
         """Take an entry; never waits. Only one that the thread has to be woken for costs what waking it does."""
-        if self._awake:
-            self._lines.append(line)
-        else:
+        self._lines.append(line)
+        if not self._awake:  # looked at behind the line: a thread that goes to sleep meanwhile has seen it
             self._awake = True
-            self._queue.put(line)
+            self._queue.put("wake")
 
     def meter(self, reading: Reading) -> None:
         """Take what GPUs are held; never waits."""
@@ -134,11 +134,10 @@ class Journal:
             except Empty:
                 return True
         self._awake = True
-        if self._lines or isinstance(items[0], Line | Feedback):
+        if self._lines or isinstance(items[0], Feedback):
             sleep(COMMIT_WINDOW)
         items += [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-        lines = [item for item in items if isinstance(item, Line)]
-        lines += [self._lines.popleft() for _ in range(len(self._lines))]
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
         self._held += lines if self.keep_content else _without_content(lines)
         for item in items:
             if isinstance(item, Event):
