@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
+from classifiers.natures import FAR, LONG, Nature, natures
 from classifiers.words import words_of
 
 MOST: Final = 2400
@@ -31,9 +31,6 @@ MOST_WORDS: Final = 90
 
 LEAST: Final = 8
 """Bytes of the shortest core."""
-
-KEPT: Final = 8192
-"""Words of which it is remembered what they are."""
 
 _INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -109,7 +106,6 @@ def cores(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-_FAR: Final = re.compile(r"[^\x00-\u024f\u1e00-\u1eff\W]")
 _COMMON: Final = frozenset(
     words_of(
         """
@@ -136,9 +132,15 @@ _COMMON: Final = frozenset(
 def _content(text: str) -> set[str]:
     """The beginnings of the words that say what a text is of; pairs of characters where a script does not part its
     words."""
+    if text.isascii():
+        return {
+            lower[:5]
+            for word in set(words_of(text))
+            if (len(word) > 2 or (len(word) > 1 and not word.islower())) and (lower := word.lower()) not in _COMMON
+        }
     found: set[str] = set()
     for word in set(words_of(text)):
-        if not word.isascii() and _FAR.search(word):
+        if not word.isascii() and FAR.search(word):
             found.update(word[at : at + 2] for at in range(max(1, len(word) - 1)))
         elif len(word) > 2 or (len(word) > 1 and not word.islower()):
             lower = word.lower()
@@ -182,7 +184,7 @@ def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[st
         return False
     if core[-1].isalpha() and core.isascii() and len(core.split(None, _FEW)) < _FEW:
         return False
-    return _asks(core) or bool(_FAR.search(core)) or not _asks(part)
+    return _asks(core) or bool(FAR.search(core)) or not _asks(part)
 
 
 def _asks(text: str) -> bool:
@@ -204,41 +206,6 @@ def _asks(text: str) -> bool:
     return False
 
 
-_END: Final = re.compile(r"(?:[.!?;:。！？；：]|```|\$\$)[\"')\]}*]*$")
-_LABEL: Final = re.compile(r"\(?(?:[A-Za-z]|\d{1,2}|[ivx]{2,4})[.):]$|[A-Z]\w+:$")
-_JOINS: Final = frozenset(
-    words_of(
-        """
-    a an the of to in on at by for from with and or as is are was be that which using if than into about my your
-        """
-    )
-)
-_OPENERS: Final = frozenset(
-    words_of(
-        """
-    what why how tell explain write give create describe list compare suggest summarize summarise translate define find
-    solve prove recommend help make
-        """
-    )
-)
-_MOVED: Final = frozenset(
-    words_of(
-        "i you we they he she it who can could should would will must may might do does did not please t let me us also"
-    )
-)
-# Noise, code and formulas: runs of consonants or of letters, camel case, symbols inside or around a word, keywords.
-_HARSH: Final = re.compile(r"[^aeiouy]{5}|^[^aeiouy]{3,}$|.{21}")
-"""The first two of these in a word of small ASCII letters."""
-_STOPS: Final = ".,:;?!"
-_TANGLED: Final = re.compile(r"[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{5}|[a-z][A-Z]|[A-Za-z]{21}")
-"""What of the following is in a word of ASCII letters, small or not, and stops behind them."""
-_ODD: Final = re.compile(
-    r"[^\W\d_aeiouyAEIOUYÀ-ÿ]{5}|^[^\W\d_A-Zaeiouy]{3,}$|[^\W\d_]{21}|[a-z][A-Z]|[\w)\]][^\w\s.,:?!'\"’)%/-]+\w"
-    r"|[^\w\s.,:;?!'\"’()$%/-]{2}|[\\{}<>|]|^[\[#*=]"
-)
-_KEYWORDS: Final = frozenset("public static void def const var int fn func struct elif".split())  # noqa: SIM905
-_LONG: Final = 20
-"""Characters from which a single odd word is taken for noise."""
 _GAP: Final = 3
 """Words from one odd one to the next within a run of them."""
 
@@ -265,11 +232,11 @@ def _start(text: str, at: int) -> int:
 def _beginnings(text: str) -> list[int]:
     """The numbers of the words with which another part begins."""
     words = text.split()
-    natures = list(map(_nature, words))
-    kinds = _kinds(words, natures)
+    told = natures(text, words)
+    kinds = _kinds(words, told)
     lines = set(accumulate(len(line.split()) for line in text.split("\n"))) if "\n" in text else ()
     found = []
-    for at, (last, this) in enumerate(pairwise(natures), 1):
+    for at, (last, this) in enumerate(pairwise(told), 1):
         if last.holds or this.label:
             continue
         if last.stops or kinds[at] != kinds[at - 1] or at in lines:
@@ -281,70 +248,26 @@ def _beginnings(text: str) -> list[int]:
     return found
 
 
-class _Nature(NamedTuple):
-    """What a word is wherever it stands: its kind (see `_kinds`), whether it is a ``label``, as of an option, whether
-    it ``holds`` on to the next word or ``stops`` before it, ends in a ``low`` letter, has one ``capital``, is all
-    ``loud``, ``opens`` a request (``starts``: any of these three), or cannot be what a request ``follows``."""
-
-    kind: int
-    label: bool
-    holds: bool
-    stops: bool
-    low: bool
-    capital: bool
-    loud: bool
-    opens: bool
-    follows: bool
-    starts: bool
-
-
-def _of_letters(word: str) -> _Nature:
-    """The nature of a word of small ASCII letters."""
-    kind, opens = 1 if word in _KEYWORDS or _HARSH.search(word) else 0, word in _OPENERS
-    return _Nature(kind, False, word in _JOINS, False, True, False, False, opens, word not in _MOVED, opens)
-
-
-_TELLING: Final = {word: _of_letters(word) for word in _KEYWORDS | _JOINS | _OPENERS | _MOVED}
-_NOISE, _PLAIN = _of_letters("zzz"), _of_letters("plain")
-
-
-@lru_cache(KEPT)
-def _nature(word: str) -> _Nature:
-    if word.isalpha() and word.islower() and word.isascii():
-        return _TELLING.get(word) or (_NOISE if _HARSH.search(word) else _PLAIN)
-    lower, end = word.lower(), word[-1]
-    if word.isascii() and word.rstrip(_STOPS).isalpha():
-        kind = 1 if _TANGLED.search(word) else 0
-        stops = end != "," and not end.isalpha()
-        label = stops and bool(_LABEL.match(word))
-    else:
-        kind = 2 if not word.isascii() and _FAR.search(word) else 1 if _ODD.search(word) else 0
-        label = stops = False
-        if not end.isalnum():
-            label, stops = bool(_LABEL.match(word)), bool(_END.search(word))
-    holds, capital = label or end == "," or lower in _JOINS, word[0].isupper() and word[1:].islower()
-    loud, opens, follows = word.isupper(), lower in _OPENERS, lower not in _MOVED
-    return _Nature(kind, label, holds, stops, end.islower(), capital, loud, opens, follows, capital or loud or opens)
-
-
-def _begins(last: _Nature, word: str, this: _Nature, after: str) -> bool:
+def _begins(last: Nature, word: str, this: Nature, after: str) -> bool:
     """Whether a word begins a sentence though no stop stands before it: by its capital, by capitals, or as one asks."""
     capital = this.capital and (after[:1].islower() or after == "I")
     shouted = this.loud and len(word) > 3 and after.isupper() and not last.loud
     return capital or shouted or (this.opens and last.follows)
 
 
-def _kinds(words: Sequence[str], natures: Sequence[_Nature]) -> list[int]:
+def _kinds(words: Sequence[str], told: Sequence[Nature]) -> list[int]:
     """0 for plain words, 1 for odd ones, 2 for those in other scripts.
 
     One or two words between equals are as they are, as in code or noise; a short odd word alone is a name or a term.
     """
-    kinds = [nature.kind for nature in natures]
+    kinds = [nature.kind for nature in told]
+    if not any(kinds):
+        return kinds
     odd = [at for at, kind in enumerate(kinds) if kind]
     for left, right in pairwise(odd):
         if right - left <= _GAP and kinds[left] == kinds[right]:
             kinds[left:right] = [kinds[left]] * (right - left)
     for at in odd:
-        if kinds[at] == 1 and sum(kinds[max(0, at - 1) : at + 2]) == 1 and len(words[at]) < _LONG:
+        if kinds[at] == 1 and sum(kinds[max(0, at - 1) : at + 2]) == 1 and len(words[at]) < LONG:
             kinds[at] = 0
     return kinds

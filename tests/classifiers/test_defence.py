@@ -100,15 +100,6 @@ def test_a_run_of_four_is_found_wherever_it_stands(text: str, character: str, ti
     assert defence._has_run(text) == bool(re.search(r"(.)\1{3}", text, re.DOTALL))
 
 
-@given(st.text("aeiybcdfXBCD", min_size=1, max_size=24), st.text(".,:;?!", max_size=2))
-def test_words_of_letters_are_read_sooner_and_no_otherwise(letters: str, stops: str) -> None:
-    word = letters + stops
-    nature = defence._nature.__wrapped__(word)
-    assert nature.kind == (1 if defence._ODD.search(word) else 0)
-    assert nature.stops == bool(defence._END.search(word))
-    assert nature.label == bool(stops and defence._LABEL.match(word))
-
-
 _SAID = st.sampled_from(
     [
         "please",
