@@ -39,7 +39,8 @@ _WORD = st.one_of(
 @example(
     ["Ix.", "iv:", "xii.", "viii.", "box.", "Box:", "A.", "b:", "12.", "120.", "Let", "What", "The", "I", "a"], " "
 )
-@example(["static", "hmm", "thx", "Schm,", "strengths", "nightshift"], " ")
+@example(["static", "hmm", "thx", "Schm,"], " ")
+@example(["nightshift", "Nightshift."], " ")
 @given(st.lists(_WORD, max_size=12), st.sampled_from([" ", "\n", "\x1c", "  "]))
 def test_words_told_by_their_shape_are_what_each_is_by_itself(said: list[str], between: str) -> None:
     text = between.join(said)
