@@ -58,9 +58,8 @@ class StaticEncoder:
             for at, piece in enumerate(pieces):
                 if piece >= COMMON:
                     os.preadv(self._file, [halves[at]], self._start + piece * self._width)
-        vector: Vectors = np.add.reduce(widened(halves), axis=0)
-        vector *= _UP
-        vector /= sqrt(np.add.reduce(np.square(vector)))
+        vector: Vectors = np.full(len(pieces), _UP).dot(widened(halves))  # sooner than sums by column
+        vector /= sqrt(vector.dot(vector))
         return vector
 
 
