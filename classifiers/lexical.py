@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from array import array
 from itertools import repeat
 from math import log1p
+from struct import Struct
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -24,9 +24,7 @@ LEXICAL: Final = (
 )  # fmt: skip
 """Names of the lexical features, in the order of `lexical`'s columns."""
 
-_OPTION: Final = re.compile(r"^\(?[A-J][.)] +(.*)$", re.MULTILINE)
-_NEGATIONS: Final = frozenset(["not", "except", "never", "none", "least", "incorrect", "false"])
-_NEGATION: Final = re.compile(r"\b(?:not|except|never|none|least|incorrect|false)\b", re.IGNORECASE)
+_OPTION: Final = re.compile(r"\n\(?[A-J][.)] +(.*)")
 _NUMBER: Final = re.compile(r"\d+")
 _WH: Final = frozenset(["what", "which", "who", "whom", "whose", "when", "where", "why", "how"])
 _IMPERATIVE: Final = frozenset([
@@ -41,20 +39,34 @@ _FUNCTION: Final = frozenset([
 ])  # fmt: skip
 _FIRST: Final = frozenset(["I", "i", "my", "me", "My", "we", "We", "our", "us"])
 _SECOND: Final = frozenset(["you", "your", "You", "Your", "please", "Please"])
-_SPAN: Final = 10
-"""Bits for the count of one kind of word, of which there are 400 at most."""
-_YEAR: Final = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
-_STATEMENTS: Final = frozenset(["both", "only", "all", "statement", "neither", "following"])
-_STATEMENT: Final = re.compile(r"\b(?:both|only|all of|statement|neither|following)\b", re.IGNORECASE)
 _RELATION: Final = frozenset([
     "as", "than", "times", "twice", "thrice", "half", "halves", "double", "doubles", "doubled", "triple", "triples",
     "tripled", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths",
 ])  # fmt: skip
+_NEGATIONS: Final = ("not", "except", "never", "none", "least", "incorrect", "false")
+_STATEMENTS: Final = ("both", "only", "statement", "neither", "following")
+_ALL_OF: Final = re.compile(r"\ball of\b", re.IGNORECASE)
+_SPELLED: Final = [
+    frozenset(spelled for word in words for spelled in (word, word.capitalize(), word.upper()))
+    for words in (_NEGATIONS, _STATEMENTS)
+]
+_COUNTED: Final = (_FUNCTION, _FIRST, _SECOND, _RELATION, *_SPELLED)
+_SPAN: Final = 12
+"""Bits for the count of one kind of word, of which there are `MAX_TEXT` / 2 at most."""
+_LANE: Final = (1 << _SPAN) - 1
+_SAID: Final = _LANE << 4 * _SPAN | _LANE << 5 * _SPAN
+"""The bits of negations and of statements."""
 _KINDS: Final = {
-    word: sum(1 << _SPAN * kind for kind, words in enumerate((_FUNCTION, _FIRST, _SECOND, _RELATION)) if word in words)
-    for word in _FUNCTION | _FIRST | _SECOND | _RELATION
+    word: sum(1 << _SPAN * kind for kind, words in enumerate(_COUNTED) if word in words)
+    for word in frozenset().union(*_COUNTED)
 }
 """Words of a kind that is counted, each with a number that counts one of each of its kinds."""
+_CASES: Final = bytes(
+    ord("A" if chr(byte).isupper() else "a" if chr(byte).islower() else "0" if chr(byte).isdigit() else " ")
+    for byte in range(256)
+)
+"""Of ASCII: an A for capital letters, an a for small ones, a 0 for digits, and spaces for all else."""
+_YEAR: Final = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
 _DECIMAL: Final = re.compile(r"\.\d")
 _DIGITS: Final = bytes(range(48, 58))
 _NUMBERS: Final = bytes(byte if byte in _DIGITS else 32 for byte in range(256))
@@ -63,9 +75,12 @@ _CAPITALS: Final = bytes(range(65, 91))
 _SIGNS: Final = {"0": _DIGITS, "A": _CAPITALS, "=": b"=+*/<>^|&%#@~_]{}", "$": b"$\\", ".": b".!?"}
 """Kinds of bytes that are counted together, by what stands for them; opening square brackets are symbols too."""
 _SIGN: Final = bytes(next((ord(sign) for sign, kind in _SIGNS.items() if byte in kind), byte) for byte in range(256))
-_UNCOUNTED: Final = bytes(byte for byte in range(256) if chr(_SIGN[byte]) not in (*_SIGNS, *"([,-"))
+_UNCOUNTED: Final = bytes(byte for byte in range(256) if chr(_SIGN[byte]) not in (*_SIGNS, *'\n"([,-'))
 _WORDS: Final = 400
 """Words whose kinds are counted: a longer text's first ones stand for the rest."""
+_HIGH: Final = np.ones(len(LEXICAL), np.float32)
+_LOW: Final = -_HIGH
+_FLOATS: Final = Struct(f"{len(LEXICAL)}f")
 
 
 def lexical(features: Features) -> NDArray[np.float32]:
@@ -77,53 +92,67 @@ def lexical(features: Features) -> NDArray[np.float32]:
     text = reading(features)[:MAX_TEXT]
     words, raw = words_of(text), text.encode("utf-8", "surrogatepass")
     signs = raw.translate(_SIGN, _UNCOUNTED)
-    options = _OPTION.findall(text) if "\n" in text or _OPTION.match(text) else []
-    numbers = map(len, raw.translate(_NUMBERS).split() if text.isascii() else _NUMBER.findall(text))
-    parts = _Parts(text, len(raw), signs, words, frozenset(map(str.lower, words)), options, [*numbers])
-    facts = _shape(parts, features.has_code) + _wording(parts)
-    # Without numpy's own clipping: for so few numbers its code takes longer to fetch than to run.
-    return np.frombuffer(array("f", [-1.0 if one < -1.0 else 1.0 if one > 1.0 else one for one in facts]), np.float32)
+    if len(raw) > len(text):
+        numbers = list(map(len, _NUMBER.findall(text)))
+    else:
+        numbers = list(map(len, raw.translate(_NUMBERS).split())) if b"0" in signs else []
+    kinds, capitals = _spoken(text, raw, words)
+    parts = _Parts(text, len(raw), signs, words, kinds, capitals, _OPTION.findall("\n" + text), numbers)
+    facts = np.frombuffer(_FLOATS.pack(*_shape(parts, features.has_code), *_wording(parts)), np.float32)
+    return np.minimum(np.maximum(facts, _LOW), _HIGH)  # numpy's own clipping takes longer
 
 
 class _Parts(NamedTuple):
     """A text, how many bytes it has, those of them that are counted as signs of their kinds, and what is found in it:
-    words, which of them there are in small letters, options, and the lengths of its numbers."""
+    words, how many of each kind and how many with a capital letter (see `_spoken`), options, and the lengths of its
+    numbers."""
 
     text: str
     size: int
     signs: bytes
     words: list[str]
-    lower: frozenset[str]
+    kinds: int
+    capitals: int
     options: list[str]
     numbers: list[int]
 
-    def times(self, pattern: re.Pattern[str], known: frozenset[str]) -> int:
-        """How often a pattern is found that begins with one of these words, and is no more but for ``all``."""
-        found = known & self.lower
-        if "_" in self.text or (
-            "all" in found and "all of" in self.text.lower()
-        ):  # to a pattern, words have underscores
-            return len(pattern.findall(self.text))
-        found -= {"all"}
-        return sum(map(found.__contains__, map(str.lower, self.words))) if found else 0
+
+def _spoken(text: str, raw: bytes, words: list[str]) -> tuple[int, int]:
+    """How many words there are of each kind, as `_KINDS` counts them, and how many but the first begin with a capital.
+
+    Negations and words of statements count in a whole text and however they are spelled; to them an underscore is a
+    letter.
+    """
+    read, cases = words[:_WORDS], b" " + raw.translate(_CASES)
+    kinds = sum(map(_KINDS.get, read, repeat(0)))
+    if usual := text.isascii() and len(read) == len(words):
+        capitals = cases.count(b" A") - words[0][0].isupper() if words else 0
+    else:
+        capitals = sum([word[0].isupper() for word in read[1:]])
+    if not usual or "_" in text or b"aA" in cases or b"AAa" in cases:  # there may be such as "nOt", "NOt", "not_"
+        words = words_of(text.replace("_", "0")) if "_" in text else words
+        kinds = kinds & ~_SAID | sum(map(_KINDS.get, map(str.lower, words), repeat(0))) & _SAID
+    if "all of" in text.lower():
+        kinds += len(_ALL_OF.findall(text)) << 5 * _SPAN
+    return kinds, capitals
 
 
 def _shape(parts: _Parts, has_code: bool) -> list[float]:
-    text, most, signs, words, _, options, numbers = parts
-    size, count, most = len(text), len(words), max(1, most)
+    text, size, signs, words, kinds, _, options, numbers = parts
+    length, count, most = len(text), len(words), max(1, size)
     occurs = signs.count
     option_chars = sum(map(len, options)) / len(options) if options else 0.0
     first = words[0].lower() if words else ""
     return [
-        (log1p(size) - 5.5) / 2.0,
+        (log1p(length) - 5.5) / 2.0,
         (log1p(count) - 3.8) / 2.0,
         (len("".join(words)) / count - 5.0) / 3.0 if count else 0.0,
-        log1p(text.count("\n")) / 3.0,
+        log1p(occurs(b"\n")) / 3.0,
         occurs(b"0") / most * 10.0,
         occurs(b"A") / most * 10.0,
         (occurs(b"=") + occurs(b"[")) / most * 15.0,
         occurs(b"$") / most * 15.0,
-        (parts.size - size) / max(1, size),
+        (size - length) / max(1, length),
         float(has_code),
         len(options) / 5.0,
         log1p(option_chars) / 5.0,
@@ -132,39 +161,40 @@ def _shape(parts: _Parts, has_code: bool) -> list[float]:
         float(first in _WH),
         float(first in _IMPERATIVE),
         log1p(len(numbers)) / 3.0,
-        parts.times(_NEGATION, _NEGATIONS) / 3.0,
-        (text.count('"') + text.count("“")) / 6.0,
+        (kinds >> 4 * _SPAN & _LANE) / 3.0,
+        (occurs(b'"') + text.count("“")) / 6.0,
         float("___" in text or "…" in text or "..." in text),
     ]
 
 
 def _wording(parts: _Parts) -> list[float]:
-    text, _, signs, words, _, options, digits = parts
+    text, _, signs, words, kinds, capitals, options, digits = parts
     words, occurs = words[:_WORDS], signs.count
     count = max(1, len(words))
     distinct = set(words)
     spans = list(map(len, options))
-    option_words = [w for o in options for w in words_of(o)[:40]]
+    option_words = words_of("\n".join(options))
+    if len(option_words) > 40:
+        option_words = [w for o in options for w in words_of(o)[:40]]
     stem = set(words_of(text[: text.find(options[0])])) if options and options[0] else distinct
-    kinds = sum(map(_KINDS.get, words, repeat(0)))
-    function, first, second, relation = (kinds >> _SPAN * kind & (1 << _SPAN) - 1 for kind in range(4))
+    long = [word for word in words if len(word) > 7]
     return [
         (len(words) / (1 + occurs(b".")) - 15.0) / 15.0,
-        len([word for word in words if len(word) > 7]) / count * 2.0,
+        len(long) / count * 2.0,
         (len(distinct) / count - 0.7) * 2.0,
-        function / count * 2.0,
-        sum(map(str.isupper, [word[0] for word in words[1:]])) / count * 3.0,
-        first / count * 8.0,
-        second / count * 8.0,
+        (kinds & _LANE) / count * 2.0,
+        capitals / count * 3.0,
+        (kinds >> _SPAN & _LANE) / count * 8.0,
+        (kinds >> 2 * _SPAN & _LANE) / count * 8.0,
         (len(_YEAR.findall(text)) if 4 in digits else 0) / 3.0,
         occurs(b",") / count * 6.0,
         log1p(occurs(b"(") + occurs(b"[")) / 3.0,
         (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
         sum(map(stem.__contains__, option_words)) / (1 + len(option_words)),
-        (max(map(len, words)) - 10.0) / 6.0 if words else 0.0,
+        (max(map(len, long or words)) - 10.0) / 6.0 if words else 0.0,
         log1p(max(digits)) / 2.5 if digits else 0.0,
-        parts.times(_STATEMENT, _STATEMENTS) / 4.0,
+        (kinds >> 5 * _SPAN & _LANE) / 4.0,
         occurs(b"-") / count * 8.0,
-        0.0 if options else log1p(relation) / 1.5,
+        0.0 if options else log1p(kinds >> 3 * _SPAN & _LANE) / 1.5,
         0.0 if options or not digits else log1p(len(_DECIMAL.findall(text))) / 1.5,
     ]
