@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -29,3 +29,13 @@ async def until(holds: Callable[[], T]) -> T:
         assert monotonic() < deadline, f"it did not come true within {LONG:g} s"
         await asyncio.sleep(0.01)
     return found
+
+
+def at_once(asked: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives that waits for nothing. Raises `AssertionError` where it would wait."""
+    try:
+        asked.send(None)
+    except StopIteration as given:
+        return given.value  # type: ignore[no-any-return]
+    asked.close()
+    raise AssertionError(f"{asked.__qualname__} waits")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,7 +25,7 @@ from router.state.embedded import EmbeddedStore
 from router.state.store import DATA_PATH_SECONDS, RESERVE_SECONDS, RedisStore
 from tests.contracts.stores_servers import Server, redis_server, running, valkey_server
 from tests.router.ledger.entries import NOON, entry
-from tests.waiting import eventually, until
+from tests.waiting import at_once, eventually, until
 
 pytestmark = pytest.mark.anyio
 HOUR = int(NOON) // 3600
@@ -103,21 +102,18 @@ async def test_an_idle_proxy_notices_that_the_store_was_wiped(server: Server, tm
 async def test_a_paused_store_keeps_no_request_waiting(server: Server, tmp_path: Path) -> None:
     async with books(server.url, tmp_path) as (ledger, store):
         await until(lambda: store.ready)
-        claim = _claim("fail_open")
+        claim, patience = _claim("fail_open"), timedelta(minutes=1)
         server.pause()
-        waits = []
+        async with asyncio.timeout(DATA_PATH_SECONDS + RESERVE_SECONDS + 10.0):  # a busy machine comes late itself
+            assert await store.session("talk", turns=3) is None, "one request waits for the bounds"
+            assert not (await store.reserve("r", [claim], patience)).exceeded
+        assert not store.ready
         for i in range(20):
-            began = time.perf_counter()
-            assert await store.session(f"talk{i}", turns=3) is None
-            assert not (await store.reserve(f"r{i}", [claim], timedelta(minutes=1))).exceeded
+            assert at_once(store.session(f"talk{i}", turns=3)) is None, "and no other waits at all"
+            assert not at_once(store.reserve(f"r{i}", [claim], patience)).exceeded
             store.spent_today()
             store.remember(f"talk{i}", Session("small", "qwen"), 3600)
             record(ledger, i, i + 1)
-            waits.append(time.perf_counter() - began)
-        assert max(waits) < DATA_PATH_SECONDS + RESERVE_SECONDS + 1.0, (
-            "one request waits for the bounds, on a busy machine"
-        )
-        assert sum(wait > DATA_PATH_SECONDS / 2 for wait in waits) <= 1, "and no other waits at all"
         assert not store.ready
         closed = await store.reserve("r", [_claim("fail_closed")], timedelta(minutes=1))
         assert closed.exceeded == ("b",)
