@@ -7,7 +7,7 @@ client sends, classifiers read at most `MAX_TEXT` characters of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -289,33 +289,38 @@ def _positive(value: object) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-# Patterns of one line, but for `_CODE_INSIDE`. Each alternative starts at its beginning or at a literal, and none nests
-# a repetition: linear on any input.
+# Each alternative starts where a line does or at a literal, and none nests a repetition: linear on any input. A pattern
+# that begins with a literal is found much sooner than others.
+_WEAK_START: Final = r"return |if ?\(|for ?\(|while ?\(|else:?$|elif |end$|//|#[ \w]"
 _CODE_LINE: Final = re.compile(
-    r"[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|#include ?[<\"]|from [\w.]+ import |import [\w.]+(?: as \w+)?;?$"
+    r"\n[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|#include ?[<\"]|from [\w.]+ import |import [\w.]+(?: as \w+)?;?$"
     r"|(?:public|private|protected) (?:static |class |void |int )|(?:async )?function \w* ?\(|(?:const|let|var) \w+ ?="
     r"|func \w+ ?\(|fn \w+ ?[(<]|#!/|<\?php|<!DOCTYPE|SELECT [^\n]{1,200} FROM |INSERT INTO |CREATE TABLE "
-    r"|using [\w.]+;|Traceback \(most recent|\$ \w+ |@\w+\.\w+\()"
+    rf"|using [\w.]+;|Traceback \(most recent|\$ \w+ |@\w+\.\w+\(|({_WEAK_START}))",
+    re.MULTILINE,
 )
-_CODE_INSIDE: Final = re.compile(  # each alternative has a parenthesis, "</" or "System.out."
+"""A line's beginning: in a group where it is only a weak sign of code."""
+_CODE_INSIDE: Final = re.compile(
     r"</(?:div|p|span|html|script|body|td|a|li)>|\bconsole\.log\(|\bprint(?:f|ln)?\([\"'\w]|System\.out\.|\w\(\) ?\{"
 )
-_WEAK_CODE: Final = re.compile(
-    r"[;{}]$|^[ \t]*(?:return |if ?\(|for ?\(|while ?\(|else:?$|elif |end$|//|#[ \w])"
-    r"|\w\([^()\n]{0,80}\)$"
-)
+_CALLS: Final = ("print", ".log(", "() {", "(){")
+"""What there is of each alternative of `_CODE_INSIDE` that has a parenthesis."""
 _WEAK_ENDS: Final = (";", "{", "}", ")")
-_WEAK_STARTS: Final = ("return ", "if", "for", "while", "else", "elif ", "end", "//", "#")
-"""What a line with a weak sign ends in, or begins with."""
+_WEAK_CODE: Final = re.compile(rf"[;{{}}]$|^[ \t]*(?:{_WEAK_START})|\w\([^()\n]{{0,80}}\)$", re.MULTILINE)
 
 
 def looks_like_code(text: str) -> bool:
     """Whether a text contains program code (not merely talks about it)."""
-    head = text[:MAX_TEXT]
-    lines = head.split("\n")
-    if "```" in head or any(map(_CODE_LINE.match, lines)):
+    head = "\n" + text[:MAX_TEXT]
+    begins = _CODE_LINE.findall(head)
+    if "```" in head or "" in begins:
         return True
-    if ("(" in head or "</" in head or "System.out." in head) and _CODE_INSIDE.search(head):
+    called = "(" in head and _holds(head, _CALLS)
+    if (called or "</" in head or "System.out." in head) and _CODE_INSIDE.search(head):
         return True
-    signs = [line for line in lines if line.endswith(_WEAK_ENDS) or line.lstrip(" \t").startswith(_WEAK_STARTS)]
-    return len(signs) > 1 and sum(len(_WEAK_CODE.findall(line)) for line in signs) >= 3  # a line has two at most
+    ends = [line for line in head.split("\n") if line.endswith(_WEAK_ENDS)] if _holds(head, _WEAK_ENDS) else []
+    return len(begins) + len(ends) >= 3 and len(_WEAK_CODE.findall(head)) >= 3
+
+
+def _holds(text: str, parts: Iterable[str]) -> bool:
+    return any(map(text.__contains__, parts))

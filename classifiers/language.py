@@ -87,6 +87,8 @@ _VOTES: Final = {
     word: sum(_VOTE // len(codes) << _LANE * _CODES.index(code) for code in codes) for word, codes in _BY_WORD.items()
 }
 """What every language gets for a word, one beside the other in one number."""
+_LEAD: Final = {word: _VOTE // len(codes) * (("en" in codes) - (codes != ["en"])) for word, codes in _BY_WORD.items()}
+"""What English gets for a word before the most that another language does."""
 
 _WORD: Final = re.compile(r"[^\W\d_]+")
 _APART: Final = bytes(ord(chr(byte).lower()) if chr(byte).isalpha() and byte < 128 else 32 for byte in range(256))
@@ -124,6 +126,8 @@ def detect(text: str) -> str:
 def _latin(sample: str) -> str:
     lowered = "" if sample.isascii() else sample.lower()
     words = _WORD.findall(lowered) if lowered else sample.encode().translate(_APART).decode().split()
+    if not lowered and sum(map(_LEAD.get, words, repeat(0))) > 0:
+        return "en"
     total = sum(map(_VOTES.get, words, repeat(0)))
     votes = [*_LANES.unpack(total.to_bytes(_LANES.size, "little"))]
     if found := _MARKED.intersection(lowered):

@@ -44,3 +44,11 @@ def test_of_languages_with_as_many_votes_the_first_to_be_heard_counts() -> None:
 @given(st.text())
 def test_total(text: str) -> None:
     assert 2 <= len(detect(text)) <= 3
+
+
+@given(
+    st.lists(st.sampled_from(["the", "of", "what", "a", "in", "is", "die", "und", "la", "de", "no", "me", "not", "en"]))
+)
+def test_english_is_settled_soon_where_all_votes_would_say_so(words: list[str]) -> None:
+    text = " ".join(words)
+    assert detect(text) == detect(f"{text} €")  # beyond ASCII, all votes are counted
