@@ -18,10 +18,10 @@ READ: Final = 3000
 _SPACES: Final = bytes(32 if byte in b"\t\n\v\f\r" else byte for byte in range(256))
 """Every kind of white space in ASCII as a space."""
 
-_PRIME, _SPREAD, _FINISH = np.uint32(0x01000193), np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B)
+_SPACE, _PRIME, _SPREAD, _FINISH = (np.uint32(n) for n in (32, 0x01000193, 0x9E3779B1, 0x85EBCA6B))
 _SALTS: Final = np.array([(n * 0x7F4A7C15) & 0xFFFFFFFF for n in (2, 3, 4)], np.uint32)
 _HALF, _SPARE = np.uint32(15), np.uint32(32 - BITS)
-_VALUES: Final = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, 3 * READ + 4))))
+_VALUES: Final = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, 3 * READ + 4)))).astype(np.float32)
 """What a gram counts for by how often it occurs."""
 
 
@@ -36,7 +36,7 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     while b"  " in raw:
         raw = raw.replace(b"  ", b" ")
     codes = np.frombuffer(b" " + raw[:READ] + b" ", np.uint8).astype(np.uint32)
-    inner = codes[1:-1] != 32
+    inner = codes[1:-1] != _SPACE
     pairs = _with_next(codes, codes[1:])
     threes = _with_next(pairs, codes[2:])
     fours = _with_next(threes, codes[3:])[inner[:-1] & inner[1:]]
@@ -53,9 +53,9 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     np.not_equal(mixed[1:], mixed[:-1], out=begins[1:-1])
     bounds = begins.nonzero()[0]
     starts = bounds[:-1]
-    values = _VALUES.take(bounds[1:] - starts)
-    values /= sqrt(np.add.reduce(np.square(values)))
-    return mixed.take(starts).astype(np.int64), values.astype(np.float32)
+    values = _VALUES[bounds[1:] - starts]
+    values /= sqrt(values.dot(values))
+    return mixed[starts].astype(np.int64), values
 
 
 def _with_next(states: NDArray[np.uint32], codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
