@@ -62,24 +62,29 @@ class Scorer:
         self._models = list(range(len(heads.scale)) if models is None else models)
         self._bare, self._width = look == "lexical", len(heads.projection)
         self._share = 1.0 if self._bare else NGRAM_DOMAINS
-        self._table, self._first_domain = lexical.table, len(heads.scale)
+        scale, self._shift = heads.scale[self._models], heads.shift[self._models].tolist()
+        domains = lexical.table[:, len(heads.scale) :]
+        table = (lexical.table[:, self._models] * scale, domains * np.float32(self._share))
+        self._table = np.concatenate(table, axis=1)
         self._weights = tuple(self._product(heads, lexical, look, free) for free in (0.0, 1.0))
-        self._trees = _Trees(heads, self._models, self._width, self._ends[-2])
+        self._row = np.zeros(sum(self._weights[0].shape), np.float32)
+        self._row[len(self._weights[0]) - 1] = 1.0
+        self._trees = _Trees(heads, self._models, self._width, self._ends[-2], scale if self._bare else 2.0 * scale)
         self._centroids = heads.centroids * np.float32(NEARNESS)
         ones = np.ones((len(heads.means), 1), np.float32)
-        self._means = np.concatenate([heads.means[:, self._models], ones], axis=1)
+        self._means = np.concatenate([heads.means[:, self._models] * scale, ones], axis=1)
         self._fact_scale = FACT_SCALE[look] ** 2
         self._places = np.zeros((len(heads.places), self._width + len(LEXICAL) + 1), np.float32)
         self._places[:, : heads.places.shape[1]] = heads.places
         self._places[:, self._width :] *= FACT_SCALE[look]
         self._reach = heads.reach.tolist()
-        self._scale, self._shift = heads.scale[self._models].tolist(), heads.shift[self._models].tolist()
         self._noise, self._shared = (_line(ends[:, self._models]) for ends in (heads.noise, heads.shared))
 
     def _product(self, heads: Heads, lexical: Heads, look: str, free: float) -> Array:
-        """The matrix that takes (vector, facts, 1) to all that is linear in it: for each model what the n-gram head's
-        facts and the linear head come to, and the plain head; domains; the variance's factor; the trees' components."""
-        width, models, domains = self._width, self._models, slice(self._first_domain, None)
+        """The matrix that takes (vector, facts, 1) to all that is linear in it: for each model the plain head, and what
+        the n-gram head's facts and the linear head come to; domains; the variance's factor; the trees' components."""
+        width, models, domains = self._width, self._models, slice(len(heads.scale), None)
+        scale = heads.scale[models]
         own, words, plain, spread = (
             folded(weights, of, width, free)
             for weights, of in (
@@ -95,74 +100,72 @@ class Scorer:
             topics = self._share * topics + (1.0 - self._share) * own[:, domains]
         components = np.zeros((width + len(LEXICAL) + 1, heads.projection.shape[1]))
         components[:width] = heads.projection
-        parts = (steady, plain[:, models], topics, spread, components)
+        parts = (plain[:, models] * scale, steady * scale, topics, spread, components)
         self._ends = list(accumulate(part.shape[1] for part in parts))
         return np.ascontiguousarray(np.concatenate(parts, axis=1), np.float32)
 
     def score(self, vector: Array, facts: Array, grams: Grams) -> Prediction:
         """Answer for a prompt with this vector (d,), these lexical facts, and these n-grams."""
         free = bool(facts[OPTIONS] <= 0.0)
-        x = np.concatenate((vector, facts, _ONE))
-        found = x.dot(self._weights[free])  # for so little, the operator takes as long again
-        _, plain, domains, spread, _ = self._ends
-        linear, factor = found.tolist(), found[domains:spread]
+        row, weights = self._row.copy(), self._weights[free]
+        row[: self._width], row[self._width : len(weights) - 1] = vector, facts
+        x = row[: len(weights)]
+        found = x.dot(weights, out=row[len(weights) :])  # for so little, the operator takes as long again
+        plain, _, domains, spread, _ = self._ends
+        factor = found[domains:spread]
         variance = float(factor.dot(factor))
         indices, values = grams
-        words = values.dot(self._table.take(indices, axis=0, mode="clip")).tolist()
+        linear = (found[plain:domains] + values.dot(self._table.take(indices, axis=0, mode="clip"))).tolist()
         nearest = self._closeness(x, vector, facts)
         low, high = self._reach[1:]
         familiar = min(1.0, max(0.0, (nearest - low) / max(high - low, 1e-6)))
-        grown = self._trees.logits(np.concatenate((x, found)))
-        logits = self._combined(linear, words, grown, vector, familiar, free)
-        share, topics = self._share, zip(linear[plain:domains], words[self._first_domain :], strict=True)
+        grown = self._trees.logits(row)
+        logits = self._combined(linear[:plain], found[:plain].tolist(), grown, vector, familiar, free)
         return Prediction(
             logits,
             [sqrt(variance + (unseen + familiar * change) ** 2) for unseen, change in self._noise],
             [unseen + familiar * change for unseen, change in self._shared],
-            softmax([own + share * word for own, word in topics]),
+            softmax(linear[plain:]),
             nearest < self._reach[0],
         )
 
     def _combined(
-        self, linear: list[float], words: list[float], grown: list[float], vector: Array, familiar: float, free: bool
+        self, steady: list[float], plain: list[float], grown: list[float], vector: Array, familiar: float, free: bool
     ) -> list[float]:
-        """Calibrated logits from the members', as `heads.combine` and `heads.combine_lexical` have them."""
-        count = len(self._models)
-        steady = [own + words[model] for own, model in zip(linear, self._models, strict=False)]
-        plain = linear[count : 2 * count]
+        """Calibrated logits from the members', as `heads.combine` and `heads.combine_lexical` have them.
+
+        Members come multiplied by calibration's scale, and trees by what they count for.
+        """
         if self._bare:
-            total = [sum(members) / 3.0 for members in zip(steady, grown, plain, strict=True)]
-        else:
-            strange = max(1.0 - familiar / KNOWN, 0.0)
-            facts = PLAIN + MORE_PLAIN * strange if free else PLAIN
-            *near, weights = np.exp(self._centroids.dot(vector)).dot(self._means).tolist()
-            most, all_told = (1.0 - strange) / weights, (6.0 if free else 5.0) + facts - strange
-            total = [
-                (own + 2.0 * leaf + most * cluster + facts * fact) / all_told
-                for own, leaf, cluster, fact in zip(steady, grown, near, plain, strict=True)
-            ]
-        return [z * scale + shift for z, scale, shift in zip(total, self._scale, self._shift, strict=True)]
+            members = zip(steady, grown, plain, self._shift, strict=True)
+            return [(own + leaf + fact) / 3.0 + shift for own, leaf, fact, shift in members]
+        strange = max(1.0 - familiar / KNOWN, 0.0)
+        facts = PLAIN + MORE_PLAIN * strange if free else PLAIN
+        *near, weights = np.exp(self._centroids.dot(vector)).dot(self._means).tolist()
+        most, all_told = (1.0 - strange) / weights, (6.0 if free else 5.0) + facts - strange
+        return [
+            (own + leaf + most * cluster + facts * fact) / all_told + shift
+            for own, leaf, cluster, fact, shift in zip(steady, grown, near, plain, self._shift, strict=True)
+        ]
 
     def _closeness(self, x: Array, vector: Array, facts: Array) -> float:
         """The cosine of a prompt to the nearest place, as `heads.closeness` has it."""
         if not len(self._places):
             return 1.0
         length = sqrt(vector.dot(vector) + self._fact_scale * facts.dot(facts))
-        return float(np.maximum.reduce(self._places.dot(x))) / max(length, 1e-9)
-
-
-_ONE = np.ones(1, np.float32)
+        near = self._places.dot(x)
+        return float(near[near.argmax()]) / max(length, 1e-9)
 
 
 class _Trees:
     """A look's trees, which read (vector, facts, 1, what is linear in them): of this, the vector's components."""
 
-    def __init__(self, heads: Heads, models: Sequence[int], width: int, skipped: int) -> None:
+    def __init__(self, heads: Heads, models: Sequence[int], width: int, skipped: int, scale: Array) -> None:
         components, before = heads.projection.shape[1], width + len(LEXICAL) + 1 + skipped
         read = heads.features.ravel().astype(np.int64)
         self._nodes = np.where(read < components, before + read, width + read - components)
         self._limits, (self._roots, self._left) = heads.thresholds.ravel(), layout(*heads.features.shape)
-        self._leaves = np.ascontiguousarray(heads.leaves[:, models])
+        self._leaves = np.ascontiguousarray(heads.leaves[:, models] * scale)
         self._once = np.ones(len(heads.features), np.float32)
 
     def logits(self, x: Array) -> list[float]:
