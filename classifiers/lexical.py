@@ -6,7 +6,7 @@ import re
 from itertools import repeat
 from math import log1p
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,30 +91,60 @@ def lexical(features: Features) -> NDArray[np.float32]:
     """
     text = reading(features)[:MAX_TEXT]
     words, raw = words_of(text), text.encode("utf-8", "surrogatepass")
+    length, size, count, first = len(text), max(1, len(raw)), len(words), words[0].lower() if words else ""
     signs = raw.translate(_SIGN, _UNCOUNTED)
-    if len(raw) > len(text):
+    occurs = signs.count
+    if len(raw) > length:
         numbers = list(map(len, _NUMBER.findall(text)))
     else:
         numbers = list(map(len, raw.translate(_NUMBERS).split())) if b"0" in signs else []
     kinds, capitals = _spoken(text, raw, words)
-    parts = _Parts(text, len(raw), signs, words, kinds, capitals, _OPTION.findall("\n" + text), numbers)
-    facts = np.frombuffer(_FLOATS.pack(*_shape(parts, features.has_code), *_wording(parts)), np.float32)
-    return np.minimum(np.maximum(facts, _LOW), _HIGH)  # numpy's own clipping takes longer
-
-
-class _Parts(NamedTuple):
-    """A text, how many bytes it has, those of them that are counted as signs of their kinds, and what is found in it:
-    words, how many of each kind and how many with a capital letter (see `_spoken`), options, and the lengths of its
-    numbers."""
-
-    text: str
-    size: int
-    signs: bytes
-    words: list[str]
-    kinds: int
-    capitals: int
-    options: list[str]
-    numbers: list[int]
+    read = words[:_WORDS]
+    most, distinct, long = max(1, len(read)), set(read), [word for word in read if len(word) > 7]
+    options = _OPTION.findall("\n" + text)
+    spans = list(map(len, options))
+    facts = _FLOATS.pack(
+        (log1p(length) - 5.5) / 2.0,
+        (log1p(count) - 3.8) / 2.0,
+        (len("".join(words)) / count - 5.0) / 3.0 if count else 0.0,
+        log1p(occurs(b"\n")) / 3.0,
+        occurs(b"0") / size * 10.0,
+        occurs(b"A") / size * 10.0,
+        (occurs(b"=") + occurs(b"[")) / size * 15.0,
+        occurs(b"$") / size * 15.0,
+        (len(raw) - length) / max(1, length),
+        features.has_code,
+        len(options) / 5.0,
+        log1p(sum(spans) / len(spans)) / 5.0 if spans else 0.0,
+        bool(options) and all(o[-1:].isdigit() or o[:1].isdigit() for o in options),
+        "?" in text,
+        first in _WH,
+        first in _IMPERATIVE,
+        log1p(len(numbers)) / 3.0,
+        (kinds >> 4 * _SPAN & _LANE) / 3.0,
+        (occurs(b'"') + text.count("“")) / 6.0,
+        "___" in text or "…" in text or "..." in text,
+        (len(read) / (1 + occurs(b".")) - 15.0) / 15.0,
+        len(long) / most * 2.0,
+        (len(distinct) / most - 0.7) * 2.0,
+        (kinds & _LANE) / most * 2.0,
+        capitals / most * 3.0,
+        (kinds >> _SPAN & _LANE) / most * 8.0,
+        (kinds >> 2 * _SPAN & _LANE) / most * 8.0,
+        (len(_YEAR.findall(text)) if 4 in numbers else 0) / 3.0,
+        occurs(b",") / most * 6.0,
+        log1p(occurs(b"(") + occurs(b"[")) / 3.0,
+        (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
+        _overlap(text, options, distinct) if options else 0.0,
+        (max(map(len, long or read)) - 10.0) / 6.0 if read else 0.0,
+        log1p(max(numbers)) / 2.5 if numbers else 0.0,
+        (kinds >> 5 * _SPAN & _LANE) / 4.0,
+        occurs(b"-") / most * 8.0,
+        0.0 if options else log1p(kinds >> 3 * _SPAN & _LANE) / 1.5,
+        0.0 if options or not numbers else log1p(len(_DECIMAL.findall(text))) / 1.5,
+    )
+    clipped = np.maximum(np.frombuffer(facts, np.float32), _LOW)  # numpy's own clipping takes longer
+    return np.minimum(clipped, _HIGH, out=clipped)
 
 
 def _spoken(text: str, raw: bytes, words: list[str]) -> tuple[int, int]:
@@ -137,64 +167,10 @@ def _spoken(text: str, raw: bytes, words: list[str]) -> tuple[int, int]:
     return kinds, capitals
 
 
-def _shape(parts: _Parts, has_code: bool) -> list[float]:
-    text, size, signs, words, kinds, _, options, numbers = parts
-    length, count, most = len(text), len(words), max(1, size)
-    occurs = signs.count
-    option_chars = sum(map(len, options)) / len(options) if options else 0.0
-    first = words[0].lower() if words else ""
-    return [
-        (log1p(length) - 5.5) / 2.0,
-        (log1p(count) - 3.8) / 2.0,
-        (len("".join(words)) / count - 5.0) / 3.0 if count else 0.0,
-        log1p(occurs(b"\n")) / 3.0,
-        occurs(b"0") / most * 10.0,
-        occurs(b"A") / most * 10.0,
-        (occurs(b"=") + occurs(b"[")) / most * 15.0,
-        occurs(b"$") / most * 15.0,
-        (size - length) / max(1, length),
-        float(has_code),
-        len(options) / 5.0,
-        log1p(option_chars) / 5.0,
-        float(bool(options) and all(o[-1:].isdigit() or o[:1].isdigit() for o in options)),
-        float("?" in text),
-        float(first in _WH),
-        float(first in _IMPERATIVE),
-        log1p(len(numbers)) / 3.0,
-        (kinds >> 4 * _SPAN & _LANE) / 3.0,
-        (occurs(b'"') + text.count("“")) / 6.0,
-        float("___" in text or "…" in text or "..." in text),
-    ]
-
-
-def _wording(parts: _Parts) -> list[float]:
-    text, _, signs, words, kinds, capitals, options, digits = parts
-    words, occurs = words[:_WORDS], signs.count
-    count = max(1, len(words))
-    distinct = set(words)
-    spans = list(map(len, options))
-    option_words = words_of("\n".join(options))
-    if len(option_words) > 40:
-        option_words = [w for o in options for w in words_of(o)[:40]]
-    stem = set(words_of(text[: text.find(options[0])])) if options and options[0] else distinct
-    long = [word for word in words if len(word) > 7]
-    return [
-        (len(words) / (1 + occurs(b".")) - 15.0) / 15.0,
-        len(long) / count * 2.0,
-        (len(distinct) / count - 0.7) * 2.0,
-        (kinds & _LANE) / count * 2.0,
-        capitals / count * 3.0,
-        (kinds >> _SPAN & _LANE) / count * 8.0,
-        (kinds >> 2 * _SPAN & _LANE) / count * 8.0,
-        (len(_YEAR.findall(text)) if 4 in digits else 0) / 3.0,
-        occurs(b",") / count * 6.0,
-        log1p(occurs(b"(") + occurs(b"[")) / 3.0,
-        (max(spans) - min(spans)) / (1 + sum(spans)) * 3.0 if spans else 0.0,
-        sum(map(stem.__contains__, option_words)) / (1 + len(option_words)),
-        (max(map(len, long or words)) - 10.0) / 6.0 if words else 0.0,
-        log1p(max(digits)) / 2.5 if digits else 0.0,
-        (kinds >> 5 * _SPAN & _LANE) / 4.0,
-        occurs(b"-") / count * 8.0,
-        0.0 if options else log1p(kinds >> 3 * _SPAN & _LANE) / 1.5,
-        0.0 if options or not digits else log1p(len(_DECIMAL.findall(text))) / 1.5,
-    ]
+def _overlap(text: str, options: list[str], distinct: set[str]) -> float:
+    """The share of the options' words that stand before the first of them, or in the whole text where that is empty."""
+    words = words_of("\n".join(options))
+    if len(words) > 40:
+        words = [word for option in options for word in words_of(option)[:40]]
+    stem = set(words_of(text[: text.find(options[0])])) if options[0] else distinct
+    return sum(map(stem.__contains__, words)) / (1 + len(words))
