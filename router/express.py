@@ -47,11 +47,12 @@ def fits(headers: Mapping[bytes, bytes]) -> bool:
 class Express:
     """One such request, and the client's side of it; it stands where uvicorn has a request's cycle.
 
-    ``headers`` are by lower-case name.
+    ``headers`` are by lower-case name. ``streamed``: its answer has begun, and does not come whole.
     """
 
     __slots__ = (
         "_chat", "_guard", "_more", "body", "headers", "keep_alive", "response_complete", "response_started",
+        "streamed",
     )  # fmt: skip
 
     def __init__(self, guard: Guarded, chat: Chat, headers: Mapping[bytes, bytes], keep_alive: bool) -> None:
@@ -60,7 +61,7 @@ class Express:
         self.body = b""
         self._more: bytearray | None = None
         self.keep_alive = keep_alive
-        self.response_started = self.response_complete = False
+        self.response_started = self.response_complete = self.streamed = False
 
     def add(self, piece: bytes) -> None:
         """Take a piece of its body; each of many would have all before it copied if they were joined at once."""
@@ -110,6 +111,7 @@ class Express:
         if isinstance(body, bytes):
             transport.write_whole(b"".join((*head, b"\r\n", body)))
         else:
+            self.streamed = True
             send = transport.write_now
             data = b"".join((*head, b"transfer-encoding: chunked\r\n\r\n"))
             async for chunk in body:

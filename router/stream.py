@@ -72,7 +72,7 @@ class Stream:
         self._unread: Iterator[bytes] = iter(())
         self._out: list[bytes] = []
         self._failure: UpstreamError | None = None
-        self._committed = self._moved = self._done = self._ended = False
+        self._committed = self._moved = self._done = self._ended = self._rest = False
 
     async def open(self) -> None:
         """Wait for the first content. Raises `UpstreamError`; the caller lands the flight."""
@@ -129,9 +129,9 @@ class Stream:
         while not self._out:
             if self._ended:
                 raise StopAsyncIteration
-            if HASTE.pressing:
+            if self._rest and (turn := HASTE.turn(self._flight.watch.loop)) is not None:
                 try:
-                    await HASTE.give_way()
+                    await turn
                 except asyncio.CancelledError as error:
                     self._stop(error)
             self._read_on()
@@ -145,8 +145,8 @@ class Stream:
             data = None
             try:
                 data = await self._more()
-                if HASTE.pressing:
-                    await HASTE.give_way()
+                if (turn := HASTE.turn(self._flight.watch.loop)) is not None:
+                    await turn
             except UpstreamError as error:
                 self._failure = None if self._unfinished <= 0 and not self._any_event else error
             except BaseException as error:
@@ -200,7 +200,7 @@ class Stream:
 
     def _read_on(self) -> None:
         """Read what has come; of a stream that has not begun, only up to its first content, which goes out at once."""
-        begun, said = self._committed, list[str]()
+        begun, said, self._rest = self._committed, list[str](), False
         try:
             for event in self._unread:
                 if begun and not self._done and (text := plain(event)):
@@ -211,6 +211,7 @@ class Stream:
                     said = self._hear(said)
                 self._read(event)
                 if self._committed and not begun:
+                    self._rest = True
                     return
         except UpstreamError as error:
             self._failure, self._unread = error, iter(())

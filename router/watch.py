@@ -46,6 +46,11 @@ class Watch:
         self._fired = False
         self._place: int | None = wheel.add(self, end)
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it is on."""
+        return self._wheel.loop
+
     def enter(self, phase: Phase, now: float, end: float, gap: float = float("inf")) -> None:
         """Go on to another phase. Does nothing once the watch is over."""
         if self._place is None:

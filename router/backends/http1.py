@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import httptools
 
-from router.haste import HASTE
+from router.haste import HASTE, Waiter
 from router.known import Known
 from router.outbox import OUTBOX
 
@@ -36,20 +36,21 @@ class ProtocolError(Exception):
 class Incoming:
     """One response as it arrives: ``status`` and lower-case ``headers`` first, then a body to be read once.
 
-    ``pieces`` of it, of ``size`` bytes together, wait to be read.
+    ``pieces`` of it, of ``size`` bytes together, wait to be read. Who waits for an ``urgent`` one goes on as it comes.
     """
 
     __slots__ = (
-        "_begins", "_connection", "_error", "_presses", "_waiter", "complete", "headers", "pieces", "size", "status",
+        "_begins", "_connection", "_error", "_presses", "_urgent", "_waiter", "complete", "headers", "pieces", "size",
+        "status",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, urgent: bool) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.complete = False
         self._connection = connection
         self._error: Exception | None = None
-        self._begins, self._presses = False, 0
+        self._urgent, self._begins, self._presses = urgent, False, 0
         self.pieces: list[bytes] = []
         self.size = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -64,8 +65,7 @@ class Incoming:
                 return b""
             if self._error is not None:
                 raise self._error
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
+            await self._coming()
         pieces, self.pieces = self.pieces, []
         if self.size > _HIGH // 2 and not self.complete:
             self._connection.resume()
@@ -83,8 +83,13 @@ class Incoming:
         """
         if self._error is not None:
             raise self._error
-        self._waiter, self._begins = self._connection.loop.create_future(), True
-        return self._waiter
+        self._begins = True
+        return self._coming()
+
+    def _coming(self) -> asyncio.Future[None]:
+        loop = self._connection.loop
+        self._waiter = waiter = Waiter(loop=loop) if self._urgent else loop.create_future()
+        return waiter
 
     def looked(self) -> None:
         """Nobody waits for the head any more."""
@@ -105,7 +110,11 @@ class Incoming:
     def wake(self) -> None:
         """Let whoever waits look again."""
         waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
+        if waiter is None or waiter.done():
+            return
+        if isinstance(waiter, Waiter):
+            waiter.go()
+        else:
             waiter.set_result(None)
             if self._begins:
                 self._presses = 1
@@ -141,7 +150,7 @@ class Connection(asyncio.Protocol):
         """Send a request, with what the loop's turn sends to others unless ``urgent``; what comes back arrives in the
         `Incoming`."""
         assert self._transport is not None
-        self._incoming = Incoming(self)
+        self._incoming = Incoming(self, urgent)
         self._headers, self._head_size, self._named = {}, 0, 0
         self._unsent = request
         if urgent:

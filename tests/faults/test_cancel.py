@@ -13,6 +13,7 @@ from policies.values import Attempt
 from router import stream
 from router.backends import open_backends
 from router.dispatch import Dispatcher
+from router.haste import Waiter
 from router.trail import Trail
 from tests.faults.harness import LOOPS, decision, order, policy
 from tests.faults.speech import ROLE, SAID, STOP, usage
@@ -131,21 +132,25 @@ async def test_while_what_has_come_gives_way_to_others(monkeypatch: pytest.Monke
     gives_way = asyncio.Event()
 
     class Pressed:
-        pressing = 0
+        pressed = False
 
-        async def give_way(self) -> None:
+        def turn(self, loop: asyncio.AbstractEventLoop) -> Waiter | None:
+            if not self.pressed:
+                return None
             gives_way.set()
-            await asyncio.Event().wait()
+            return Waiter(loop=loop)
+
+    haste = Pressed()
 
     async def rest_later(peer: Peer) -> None:
         await peer.head()
         await peer.piece(ROLE + SAID[0])
         await asyncio.sleep(0.05)
-        Pressed.pressing = 1
+        haste.pressed = True
         await peer.piece(SAID[1] + STOP + usage())
         await peer.silence()
 
-    monkeypatch.setattr(stream, "HASTE", Pressed())
+    monkeypatch.setattr(stream, "HASTE", haste)
     async with trial(rest_later, True) as one:
         client = one.start()
         async with asyncio.timeout(2):

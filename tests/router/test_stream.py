@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from router.dispatch import Answer, Order
-from router.haste import HASTE
+from router.haste import HASTE, Waiter
 from tests.faults.harness import decision, order
 from tests.faults.speech import DONE, ROLE, SAID, STOP, say, usage, well
 from tests.faults.upstream import Peer
@@ -135,15 +135,13 @@ async def test_a_stream_says_that_the_proxy_stops_whoever_else_presses(turns: in
     async with house(endless) as built:
         found = await built.ask(stream=True)
         heard: list[bytes] = []
-        HASTE.pressing += 1
-        try:
-            reading = asyncio.create_task(read(found, heard))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            reading.cancel(OUT_OF_TIME)
-            await reading
-        finally:
-            HASTE.pressing -= 1
+        for _ in range(8):
+            HASTE.begin(Waiter(loop=asyncio.get_running_loop()))
+        reading = asyncio.create_task(read(found, heard))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel(OUT_OF_TIME)
+        await reading
     assert SAID[0] in heard[0]
     assert b'"code":"shutting_down"' in heard[-1]
     assert (built.trail[0].outcome, built.trail[0].error) == ("error", "stopped")
