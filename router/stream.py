@@ -63,6 +63,7 @@ class Stream:
         """
         self._flight = flight
         self._said = flight.said = Said()
+        self._loop = flight.watch.loop
         self._chunks = chunks
         self._splitter = sse.Splitter()
         self._wants_usage = wants_usage
@@ -129,7 +130,7 @@ class Stream:
         while not self._out:
             if self._ended:
                 raise StopAsyncIteration
-            if self._rest and (turn := HASTE.turn(self._flight.watch.loop)) is not None:
+            if self._rest and (turn := HASTE.turn(self._loop)) is not None:
                 try:
                     await turn
                 except asyncio.CancelledError as error:
@@ -145,7 +146,7 @@ class Stream:
             data = None
             try:
                 data = await self._more()
-                if (turn := HASTE.turn(self._flight.watch.loop)) is not None:
+                if (turn := HASTE.turn(self._loop)) is not None:
                     await turn
             except UpstreamError as error:
                 self._failure = None if self._unfinished <= 0 and not self._any_event else error
