@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from math import hypot, isfinite, tanh
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from classifiers.static import StaticEncoder
 
 CACHED = 4096
-"""Distinct texts whose signals are remembered."""
+"""Looks whose signals are remembered: of each text one, or two where it would go up."""
 
 AT_STAKE = 0.02
 """Difference in success between tiers up to which a prompt is not looked at again."""
@@ -110,12 +110,19 @@ class Classifier:
         return "static" if "static" in self._encoders else "lexical"
 
     def first_look(self, features: Features) -> Signals:
-        """Signals from static vectors (lexical features where there are none): cheap enough for an event loop."""
-        return self._one(features, self._first)
+        """Signals from static vectors (lexical features where there are none): cheap enough for an event loop.
+
+        The request is read as it stands, gadgets and all: `guarded` sets them aside, where it matters.
+        """
+        return self._kept("first", features, lambda: self.read([features], look=self._first)[0])
+
+    def guarded(self, features: Features, first: Signals) -> Signals:
+        """The first look with gadgets set aside, as `classify` does: for a request that would go up by it."""
+        return self._kept("guarded", features, lambda: self._defended(features, first))
 
     def second_look(self, features: Features) -> Signals:
         """Signals from the best look there is. Milliseconds of computing: call it off the event loop."""
-        return self._one(features, self.looks)
+        return self._kept("second", features, lambda: self.classify([features], look=self.looks)[0])
 
     def classify(self, batch: Sequence[Features], *, look: Look | None = None) -> list[Signals]:
         """Signals of each request at ``look``, by default the best there is, with gadgets set aside.
@@ -159,15 +166,15 @@ class Classifier:
             for features, text, vector in zip(batch, texts, vectors, strict=True)
         ]
 
-    def _one(self, features: Features, look: Look) -> Signals:
-        key = f"{look}|{features.language}|{len(features.last_text)}|{reading(features)}"
-        text = key.encode("utf-8", "surrogatepass")
-        digest = blake2b(text, digest_size=16).digest()
+    def _kept(self, asked: str, features: Features, look: Callable[[], Signals]) -> Signals:
+        """What was found when the same was asked of the same text, or else what ``look`` finds."""
+        key = f"{asked}|{features.language}|{len(features.last_text)}|{reading(features)}"
+        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         with self._lock:
             if digest in self._cache:
                 self._cache.move_to_end(digest)
                 return self._cache[digest]
-        signals = self.classify([features], look=look)[0]
+        signals = look()
         with self._lock:
             self._cache[digest] = signals
             if len(self._cache) > CACHED:

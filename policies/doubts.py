@@ -1,4 +1,5 @@
-"""Whether a look at a request matters: any at all to its decision, and a better one to what the first said."""
+"""Whether a look at a request matters: any at all to its decision, a better one, or one without gadgets, to what the
+first said."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from policies.case import under
 from policies.conditions import Facts
 from policies.decide import Weighed, settle, steps_for
 from policies.document import Loaded
-from policies.objective import steady, uncertainty
+from policies.objective import cost_order, steady, uncertainty
 from policies.schema import Policy
 from policies.values import Decision, Features, Refusal, Signals, Success
 
@@ -68,6 +69,20 @@ def could_flip(weighed: Weighed | Decision) -> bool:
     else:
         others = _doubts_of_kind(loaded, signals)
     return any(_flips(weighed, other) for other in others)
+
+
+def could_sink(weighed: Weighed | Decision) -> bool:
+    """Say whether a request that was weighed could go to something cheaper if it asked for less than it seems to.
+
+    That is what gadgets hide: what the cheapest tier gets as it stands, it gets without them.
+    """
+    if isinstance(weighed, Decision) or weighed.case.signals is None:
+        return False
+    case, pick = weighed.case, weighed.pick
+    if weighed.loaded.asks_complexity or case.narrowed:
+        return True
+    cheapest = min((case.options[tier] for tier in case.eligible()), key=cost_order, default=None)
+    return cheapest is not None and (pick.wanted or pick.tier) != cheapest.tier
 
 
 def _flips(weighed: Weighed, other: Signals) -> bool:

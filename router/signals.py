@@ -20,7 +20,7 @@ from classifiers.static import StaticEncoder
 from classifiers.targets import Target
 from policies.decide import Weighed, weigh
 from policies.document import Loaded
-from policies.doubts import could_flip
+from policies.doubts import could_flip, could_sink
 from policies.schema import Policy
 from policies.values import Decision, Features, Signals, View
 from policies.variants import name_of
@@ -75,6 +75,24 @@ class Second(Protocol):
         """Look no more."""
 
 
+def first_look(
+    classifier: Classifier, loaded: Loaded, features: Features, view: View, *, again: bool
+) -> tuple[Signals, Weighed | Decision, bool]:
+    """A first look's signals, the request weighed with them, and whether to look ``again`` could change the choice.
+
+    Gadgets are looked for where they could matter: not in a request that the cheapest tier surely gets as it stands.
+    """
+    signals = classifier.first_look(features)
+    weighed = weigh(loaded, features, signals, view)
+    doubtful = again and could_flip(weighed)
+    if doubtful or could_sink(weighed):
+        guarded = classifier.guarded(features, signals)
+        if guarded is not signals:
+            weighed = weigh(loaded, features, guarded, view)
+            return guarded, weighed, again and could_flip(weighed)
+    return signals, weighed, doubtful
+
+
 class SignalReader:
     """Reads the signals of one request."""
 
@@ -124,15 +142,15 @@ class SignalReader:
         if classifier is None:
             self._tell("none")
             return Signals(missing=(self.problem,)), None
+        patience = loaded.policy.classifier.deadline.total_seconds()
+        again = second_look is not None and patience > 0
         try:
-            first = classifier.first_look(features)
+            first, weighed, doubtful = first_look(classifier, loaded, features, view, again=again)
         except Exception:
             log.exception("the classifier failed; the policy leans to its baseline")
             self._tell("failed")
             return Signals(missing=("the classifier failed",)), None
-        patience = loaded.policy.classifier.deadline.total_seconds()
-        weighed = weigh(loaded, features, first, view)
-        if second_look is None or patience <= 0 or not could_flip(weighed):
+        if second_look is None or not doubtful:
             self._tell("sure")
             return first, weighed
         try:

@@ -32,14 +32,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from classifiers import prepare
 from classifiers.classifier import Classifier
-from policies.decide import weigh
 from policies.document import Loaded
-from policies.doubts import could_flip
 from policies.values import View
 from router import wire
 from router.cli import cache_dir
 from router.settings import load_policy
-from router.signals import load_classifier
+from router.signals import first_look, load_classifier
 from tests.benchmarks import figures, load, machine, subjects
 
 PACKAGED = subjects.ROOT / "classifiers" / "data" / "domain_prompts.jsonl"
@@ -99,8 +97,7 @@ class Judge:
 
     def doubts(self, features: Any) -> bool:
         """Whether a second look at it could matter."""
-        first = self.classifier.first_look(features)
-        return could_flip(weigh(self.loaded, features, first, View(now=datetime.now(UTC))))
+        return first_look(self.classifier, self.loaded, features, View(now=datetime.now(UTC)), again=True)[2]
 
 
 def paths(judge: Judge, texts: Sequence[str]) -> Iterator[tuple[str, dict[str, float]]]:

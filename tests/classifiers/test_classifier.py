@@ -100,6 +100,16 @@ def test_a_gadget_is_set_aside(classifier: Classifier, look: str, text: str) -> 
     assert found.complexity == clean.complexity
 
 
+@pytest.mark.parametrize("text", [f"{GADGET} {EASY.text}", EASY.text, HARD.text])
+def test_a_first_look_is_guarded_when_it_is_asked_for(classifier: Classifier, text: str) -> None:
+    request = from_text(text)
+    first = classifier.first_look(request)
+    assert first == classifier.read([request], look="static")[0]
+    assert classifier.guarded(request, first) == classifier.classify([request], look="static")[0]
+    assert (classifier.guarded(request, first) is first) is (text != f"{GADGET} {EASY.text}")
+    assert classifier.guarded(request, first) is classifier.guarded(request, first)
+
+
 def test_a_hard_question_stays_hard_with_its_own_context(classifier: Classifier) -> None:
     for text in (HARD.text, f"Take a manifold and a tensor. {HARD.text}"):
         found = classifier.second_look(from_text(text))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policies.decide import decide, weigh
 from policies.document import Loaded
-from policies.doubts import DOUBT, could_flip, doubts, needs_signals
+from policies.doubts import DOUBT, could_flip, could_sink, doubts, needs_signals
 from policies.objective import gain_error
 from policies.values import Features, Signals, Success, View
 from tests.policies.examples import (
@@ -122,3 +122,28 @@ def test_a_second_look_is_wanted_where_nobody_might_be_left_to_answer() -> None:
     known = replace(SURE, domain_probs={"chat": 0.7, "law": 0.3})
     assert could_flip(weigh(a_policy(rules=[none]), PLAIN, known, a_view()))
     assert not could_flip(weigh(a_policy(rules=[none]), PLAIN, replace(known, domain_probs={"chat": 1.0}), a_view()))
+
+
+EASY = some_signals(small=0.99, code=0.99, large=0.99, error=0.0)
+HARD_RULE = {"name": "hard", "when": {"complexity": {"at_least": 0.7}}, "tier": "large"}
+
+
+@pytest.mark.parametrize(
+    ("known", "settings_", "asked", "sinks"),
+    [
+        (EASY, {}, {}, False),
+        (SURE, {}, {}, True),
+        (EASY, {"rules": [LAW | {"tier": "large"}]}, {}, False),
+        (replace(EASY, domain="law"), {"rules": [LAW | {"tier": "large"}]}, {}, True),
+        (EASY, {"rules": [HARD_RULE]}, {}, True),
+        (None, {}, {}, False),
+        (SURE, {}, {"model": "nothing"}, False),
+        (SURE, {}, {"input_tokens": 10**9}, False),
+        (EASY, {"objective": {"keep_quality": 0.9}, "exploration": 1.0}, {}, False),
+    ],
+)
+def test_only_what_the_cheapest_tier_does_not_get_could_go_to_something_cheaper(
+    known: Signals | None, settings_: dict, asked: dict, sinks: bool
+) -> None:
+    weighed = weigh(a_policy(**settings_), replace(PLAIN, **asked), known, replace(a_view(), draw=0.99))
+    assert could_sink(weighed) is sinks

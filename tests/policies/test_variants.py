@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from policies.decide import decide
+from policies.decide import decide, weigh
 from policies.document import Loaded
-from policies.doubts import needs_signals
+from policies.doubts import could_sink, needs_signals
 from policies.values import Decision, EngineView, Features, Session, Signals, View
 from tests.policies.examples import a_document, a_policy, a_view, features, some_signals, views
 
@@ -55,6 +55,11 @@ def decided(
 )
 def test_only_backends_within_the_floor_serve_and_the_others_come_last(signals: Signals, expected: list[str]) -> None:
     assert steps(signals) == expected
+
+
+def test_a_question_kept_off_the_low_precision_could_go_to_something_cheaper() -> None:
+    assert steps(hard := told(int4=0.50, fp16=0.92))[0] == "small-2"
+    assert could_sink(weigh(POLICY, ASKED, hard, a_view()))
 
 
 def test_the_reason_names_who_was_left_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,12 +32,19 @@ class Looks:
     looks = "static"
     problem = ""
 
-    def __init__(self, first: Callable[[], Signals], second: Callable[[], Signals]) -> None:
-        self._first, self._second = first, second
-        self.second_looks = 0
+    def __init__(
+        self, first: Callable[[], Signals], second: Callable[[], Signals], bare: Callable[[], Signals] | None = None
+    ) -> None:
+        """``bare`` is the first look with gadgets set aside, where there are any."""
+        self._first, self._second, self._bare = first, second, bare
+        self.second_looks = self.guards = 0
 
     def first_look(self, features: Features) -> Signals:
         return self._first()
+
+    def guarded(self, features: Features, first: Signals) -> Signals:
+        self.guards += 1
+        return first if self._bare is None else self._bare()
 
     async def look(self, features: Features, patience: float) -> Signals:
         self.second_looks += 1
@@ -82,6 +90,33 @@ async def test_a_sure_first_look_decides_alone(loaded: Loaded) -> None:
 async def test_a_doubtful_first_look_asks_for_the_second(loaded: Loaded) -> None:
     classifier = Looks(lambda: signals(0.88, 0.05), lambda: signals(0.95, 0.01, "full"))
     assert (await read(loaded, classifier)).look == "full"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("small", "bare", "guards", "tier", "second_looks"),
+    [
+        (1.00, 0.90, 0, "small", 0),  # the cheapest tier gets it as it is
+        (0.10, None, 1, "large", 0),
+        (0.10, 1.00, 1, "small", 0),
+        (0.10, 0.88, 1, "large", 1),  # what is left of it is in doubt
+        (0.88, 1.00, 1, "small", 0),
+        (0.88, None, 1, "large", 1),
+    ],
+)
+async def test_gadgets_are_set_aside_where_a_request_would_go_up_or_is_in_doubt(
+    loaded: Loaded, small: float, bare: float | None, guards: int, tier: str, second_looks: int
+) -> None:
+    looks = Looks(
+        lambda: signals(small, 0.05),
+        lambda: signals(0.5, 0.05, "full"),
+        None if bare is None else lambda: replace(signals(bare, 0.05), aside=40),
+    )
+    found = await read(loaded, looks)
+    assert (looks.guards, looks.second_looks) == (guards, second_looks)
+    assert decide(loaded, Features(), found, a_view()).tier == tier
+    assert found.look == ("full" if second_looks else "static")
+    assert found.aside == (40 if guards and bare is not None and not second_looks else 0)
 
 
 @pytest.mark.anyio
