@@ -53,7 +53,8 @@ class Waiter(asyncio.Future[None]):
 class Haste:
     """Those who wait for a turn of the loop, in order: requests for a stream, and streams that have begun.
 
-    ``pressing``: how many others, who have nothing yet either, the loop goes on with before it comes round.
+    ``pressing``: how many others, who have nothing yet either, the loop goes on with before it comes round; beside many
+    of them a turn is long, and more than one who waits for it goes on in it.
     """
 
     __slots__ = ("_begun", "_coming", "_let_go", "_loop", "_new", "pressing")
@@ -94,7 +95,8 @@ class Haste:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         new, begun, turns = self._new, self._begun, 1 + self.pressing // PATIENCE
         if new:
-            new.popleft().go()
+            for _ in range(min(turns, len(new))):
+                new.popleft().go()
             self._let_go = (self._let_go + 1) % PATIENCE
             turns -= self._let_go > 0
         while begun and turns:

@@ -73,11 +73,13 @@ async def test_requests_go_first_one_in_a_turn_but_do_not_stop_streams() -> None
     assert await line.turns(2 * PATIENCE + 3) == ["s0", *first, *second, f"r{2 * PATIENCE}", "s3", ""]
 
 
-async def test_beside_many_who_press_more_streams_go_on_in_a_turn() -> None:
+async def test_beside_many_who_press_more_go_on_in_a_turn() -> None:
     line = Line(Haste())
     line.haste.pressing = 2 * PATIENCE
     await line.form(6)
     assert await line.turns(3) == ["s0", "s1 s2 s3", "s4 s5", ""]
+    await line.form(1, 4)
+    assert (await line.turns(3))[1:] == ["r0 r1 r2", "r3", ""]
 
 
 async def test_who_leaves_the_line_holds_nobody_up() -> None:
