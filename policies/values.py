@@ -98,7 +98,8 @@ class Signals:
     ``tier/backend`` for backends that state what they are, and empty when nothing is known. ``ood`` says that the
     request is far from everything the artifact was trained on.
     ``missing`` lists why something is absent or late; a policy then leans to the baseline (invariant 5). ``aside`` is
-    how many characters around the question were left out of account: they ask nothing, and only made it look hard.
+    how many characters around the question were left out of account: they ask nothing, and only made it look hard. None
+    are where that could not matter.
     """
 
     domain: str = "other"
