@@ -86,10 +86,10 @@ def conclude(weighed: Weighed | Decision) -> Decision:
         left_out = case.narrowed[steps[0].tier].why if steps and steps[0].tier in case.narrowed else ""
     return _decision(
         steps,
-        (*_about(case), *[why for why in (placed, left_out) if why], *pick.reasons),
+        (*_about(case), *filter(None, (placed, left_out)), *pick.reasons),
         loaded.hash,
         pick.propensity,
-        tuple(_estimates(case, pick.utilities)),
+        _estimates(case, pick.utilities),
         tuple([rule.name for rule, verdict in case.rules if verdict.holds]),
         pick.wanted,
         weighed.refused,
@@ -295,9 +295,17 @@ def _about(case: Case) -> Iterator[str]:
         yield f"unlike anything trained on: leaning to {case.policy.baseline}"
 
 
-def _estimates(case: Case, utilities: Mapping[str, float]) -> Iterator[Estimate]:
+def _estimates(case: Case, utilities: Mapping[str, float]) -> tuple[Estimate, ...]:
+    found = []
     for tier, option in case.options.items():
-        within, excluded = () if case.clear else case.within(tier), list[str]()
-        if not any(not one.obstacles for one in within):
-            excluded = [f"{one.backend.name} {obstacle.why}" for one in within for obstacle in one.obstacles]
-        yield _estimate(tier, option.success, option.cost, utilities.get(tier), tuple(excluded))
+        excluded = () if case.clear else _excluded(case, tier)
+        found.append(_estimate(tier, option.success, option.cost, utilities.get(tier), excluded))
+    return tuple(found)
+
+
+def _excluded(case: Case, tier: str) -> tuple[str, ...]:
+    """Say what keeps each backend of a tier from serving, where none is free."""
+    within = case.within(tier)
+    if any(not one.obstacles for one in within):
+        return ()
+    return tuple(f"{one.backend.name} {obstacle.why}" for one in within for obstacle in one.obstacles)

@@ -26,14 +26,16 @@ def served_lines(
     ``attempts`` counts those that have ended; the one that is still streaming is added.
     """
     if answer is None:
-        named = _named(decision.tier, "", "", decision.reasons)
+        named = _named(decision.tier, "", "")
     else:
-        named = _named(answer.step.tier, answer.step.backend, answer.model, decision.reasons)
+        named = _named(answer.step.tier, answer.step.backend, answer.model)
         attempts += answer.whole is None
     lines = (
         b"x-tierwise-request-id: %b\r\n%bx-tierwise-attempts: %d\r\n"
         b"x-tierwise-classify-ms: %.2f\r\nx-tierwise-overhead-ms: %.2f\r\n"
     ) % (request_id.encode(), named, attempts, classify_ms, overhead_ms)
+    if reason := "; ".join(decision.reasons)[:_LONGEST_REASON]:
+        lines += b"x-tierwise-reason: %b\r\n" % printable(reason)
     if signals is not None:
         if signals.domain:
             lines += b"x-tierwise-domain: %b\r\n" % printable(signals.domain)
@@ -48,14 +50,9 @@ def served_lines(
 
 
 @lru_cache(1024)
-def _named(tier: str, backend: str, model: str, reasons: tuple[str, ...]) -> bytes:
+def _named(tier: str, backend: str, model: str) -> bytes:
     """What many answers have in common; nothing is said of what has no name."""
-    told = {
-        b"tier": tier,
-        b"backend": backend,
-        b"model": model,
-        b"reason": "; ".join(reasons)[:_LONGEST_REASON],
-    }
+    told = {b"tier": tier, b"backend": backend, b"model": model}
     return b"".join([b"x-tierwise-%b: %b\r\n" % (name, printable(value)) for name, value in told.items() if value])
 
 
