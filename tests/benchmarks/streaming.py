@@ -3,8 +3,8 @@
 Streams of 100 chunks that leave the upstream one by one. Time to the first event and to the first that has content,
 alone and with eight streams at once, chunks a second with 32 streams, CPU per chunk; each subject on one core, upstream
 and load on the other. The first event only names the role: a router that may still ask another backend holds it back.
-Times are taken twice: with an upstream that sends the rest at once, on the core of who waits for the first, and with
-one that pauses after its first content.
+Times are taken three times: with an upstream that sends the rest at once, on the core of who waits for the first, with
+one that pauses after its first content, and with one that sends at once, but gives way to whoever waits on its core.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def measure(subject: subjects.Subject, seconds: float, direct: dict[int, float])
     """One round of one subject. ``direct`` has p50s without a proxy, in ms, in the order in which they are taken."""
     measured: dict[str, float] = {}
     load.drive(subject.url, bodies(subject.model, stream=True), 8, 0, requests=50)
-    taken = iter(range(8))
-    for user, said in (("rushing", ""), ("paused", ", paused")):
+    taken = iter(range(12))
+    for user, said in (("rushing", ""), ("paused", ", paused"), ("yielding", ", yielding")):
         for concurrency in (1, 8):
             result = _drive(subject, user, concurrency, seconds)
             for what, times in (("", result.first_bytes), ("content ", result.first_contents)):

@@ -2,8 +2,9 @@
 
 It speaks just enough HTTP/1.1 and OpenAI to be called by any router, and costs so little that it is not what is
 measured: an answer of about 1 KB, or a stream of 100 chunks of which each goes out in a turn of the event loop of its
-own, so that they arrive as a model's would and not in one piece. For the user ``paused`` the first content is followed
-by a pause, as it is from a model: otherwise who waits for it, on the same core, waits for the rest to be sent as well.
+own, so that they arrive as a model's would and not in one piece. Who waits for the first of them, on the same core,
+often waits for the rest to be sent as well, which nobody does whose model runs elsewhere. For the user ``paused`` the
+first content is followed by a pause, as it is from a model; for ``yielding`` the server gives way to whoever would run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import cast
@@ -23,7 +25,7 @@ _FRAME = {"id": "chatcmpl-bench", "created": 1700000000, "model": MODEL, "system
 _USAGE = {"prompt_tokens": 230, "completion_tokens": 100, "total_tokens": 330}
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": ?true')
-_PAUSED = re.compile(rb'"user": ?"paused"')
+_USER = re.compile(rb'"user": ?"(\w+)"')
 _PAUSE = 1e-3
 """Seconds."""
 
@@ -88,10 +90,11 @@ class Server(asyncio.Protocol):
         if not request.startswith(b"POST"):
             self._transport.write(_HEALTHY)
         elif _STREAM.search(request, head):
-            pieces = iter(_STREAMED)
+            pieces, named = iter(_STREAMED), _USER.search(request, head)
+            user = named[1] if named else b""
+            _be_scheduled(os.SCHED_IDLE if user == b"yielding" else os.SCHED_OTHER)
             self._send(pieces)
-            pause = _PAUSE if _PAUSED.search(request, head) else 0.0
-            asyncio.get_running_loop().call_soon(self._send_on, pieces, pause)
+            asyncio.get_running_loop().call_soon(self._send_on, pieces, _PAUSE if user == b"paused" else 0.0)
         else:
             self._transport.write(_ANSWER)
 
@@ -109,6 +112,11 @@ class Server(asyncio.Protocol):
             return False
         self._transport.write(piece)
         return True
+
+
+def _be_scheduled(policy: int) -> None:
+    if os.sched_getscheduler(0) != policy:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 async def serve(port: int) -> None:
