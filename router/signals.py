@@ -133,28 +133,31 @@ class SignalReader:
     async def read(self, loaded: Loaded, features: Features, view: View) -> tuple[Signals, Weighed | Decision, float]:
         """The signals, the request weighed with them, and the milliseconds that took."""
         started = perf_counter()
-        signals, weighed = await self._read(loaded, features, view)
+        signals, weighed, doubtful = self._look(loaded, features, view)
+        if doubtful and self._second is not None:
+            signals, weighed = await self._look_again(self._second, loaded, features, signals), None
         return signals, weighed or weigh(loaded, features, signals, view), (perf_counter() - started) * 1e3
 
-    async def _read(self, loaded: Loaded, features: Features, view: View) -> tuple[Signals, Weighed | Decision | None]:
-        """The signals, and the request weighed with them where it had to be to know whether they do."""
-        classifier, second_look = self._classifier, self._second
-        if classifier is None:
+    def _look(self, loaded: Loaded, features: Features, view: View) -> tuple[Signals, Weighed | Decision | None, bool]:
+        """The first look, the request weighed with it where there is a classifier, and whether to look again."""
+        if self._classifier is None:
             self._tell("none")
-            return Signals(missing=(self.problem,)), None
-        patience = loaded.policy.classifier.deadline.total_seconds()
-        again = second_look is not None and patience > 0
+            return Signals(missing=(self.problem,)), None, False
+        again = self._second is not None and bool(loaded.policy.classifier.deadline)
         try:
-            first, weighed, doubtful = first_look(classifier, loaded, features, view, again=again)
+            signals, weighed, doubtful = first_look(self._classifier, loaded, features, view, again=again)
         except Exception:
             log.exception("the classifier failed; the policy leans to its baseline")
             self._tell("failed")
-            return Signals(missing=("the classifier failed",)), None
-        if second_look is None or not doubtful:
+            return Signals(missing=("the classifier failed",)), None, False
+        if not doubtful:
             self._tell("sure")
-            return first, weighed
+        return signals, weighed, doubtful
+
+    async def _look_again(self, second: Second, loaded: Loaded, features: Features, first: Signals) -> Signals:
+        """The second look, or the first where it does not come in time."""
         try:
-            second = await second_look.look(features, patience)
+            signals = await second.look(features, loaded.policy.classifier.deadline.total_seconds())
         except Busy:
             outcome, why = "busy", "the encoder was too busy for a second look"
         except TimeoutError:
@@ -166,9 +169,9 @@ class SignalReader:
             outcome, why = "failed", "the second look failed"
         else:
             self._tell("second")
-            return second, None
+            return signals
         self._tell(outcome)
-        return replace(first, missing=(*first.missing, why)), None
+        return replace(first, missing=(*first.missing, why))
 
     def close(self) -> None:
         """Ask for no more second looks."""
