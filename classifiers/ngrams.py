@@ -18,9 +18,10 @@ READ: Final = 3000
 _SPACES: Final = bytes(32 if byte in b"\t\n\v\f\r" else byte for byte in range(256))
 """Every kind of white space in ASCII as a space."""
 
-_SPACE, _PRIME, _SPREAD, _FINISH = (np.uint32(n) for n in (32, 0x01000193, 0x9E3779B1, 0x85EBCA6B))
+_SPACE, _PRIME, _SPREAD, _FINISH, _HALF, _SPARE = (  # arrays, which numpy takes sooner than scalars
+    np.array(n, np.uint32) for n in (32, 0x01000193, 0x9E3779B1, 0x85EBCA6B, 15, 32 - BITS)
+)
 _SALTS: Final = np.array([(n * 0x7F4A7C15) & 0xFFFFFFFF for n in (2, 3, 4)], np.uint32)
-_HALF, _SPARE = np.uint32(15), np.uint32(32 - BITS)
 _VALUES: Final = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, 3 * READ + 4)))).astype(np.float32)
 """What a gram counts for by how often it occurs."""
 
