@@ -102,6 +102,7 @@ class WordPieces:
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._model = self._tokenizer.model
         self._known = lru_cache(WORDS_KEPT)(self._of_unknown)
         self.size = self._tokenizer.get_vocab_size()
         self._vocabulary = Vocabulary(self._words(), self.size, 2 * MAX_CHARACTERS + 1)
@@ -147,7 +148,7 @@ class WordPieces:
         return ids
 
     def _of_unknown(self, word: str) -> list[int]:
-        return [piece.id for piece in self._tokenizer.model.tokenize(word)]
+        return [piece.id for piece in self._model.tokenize(word)]
 
 
 @lru_cache(maxsize=1)
