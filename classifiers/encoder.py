@@ -28,7 +28,7 @@ MAX_PIECES = 256
 MAX_CHARACTERS = 1024
 """Characters read from either end of a long text, so that a megabyte costs no more than a page."""
 
-WORDS_KEPT = 8192
+WORDS_KEPT = 4096
 """Words of several pieces that are kept, of those met last."""
 
 
@@ -147,8 +147,8 @@ class WordPieces:
             ids[at : at + 1] = self._known(word[0]) if word else foreign.pop()
         return ids
 
-    def _of_unknown(self, word: str) -> list[int]:
-        return [piece.id for piece in self._model.tokenize(word)]
+    def _of_unknown(self, word: str) -> tuple[int, ...]:
+        return tuple(piece.id for piece in self._model.tokenize(word))
 
 
 @lru_cache(maxsize=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from array import array
 from collections.abc import Sequence
 from math import sqrt
@@ -12,18 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.encoder import Vectors, word_pieces
+from classifiers.encoder import MAX_PIECES, Vectors, word_pieces
 
 RARITY = 3e-4
 """The a of the SIF weights a / (a + p) of a piece with probability p (Arora et al., 2017)."""
 
-
-COMMON = 16_384
-"""Rows of the table that are kept in memory, 768 bytes each: the commonest pieces come first."""
-
-_UP = np.float32(2.0**112)
-"""What a sum of `widened` halves is short of."""
-_SIGN_AND_BELOW = np.int32(-0x70002000)
+_UP = np.full(MAX_PIECES, 2.0**112, np.float32)
+"""What a sum of `widened` halves is short of, for each of them."""
+_PLACES = np.array(13, np.int32)  # arrays, which numpy takes sooner than scalars
+"""Between where a half's fraction begins and a single's."""
+_SIGN_AND_BELOW = np.array(-0x70002000, np.int32)
 """All bits but the three between the sign, spread over them as a half's bits are widened, and the exponent's."""
 
 
@@ -31,16 +27,9 @@ class StaticEncoder:
     """Means of weighted piece vectors, read from a table on disk."""
 
     def __init__(self, table: Path, tokenizer: Path, name: str) -> None:
-        """Open ``table``, an ``.npy`` file of shape (pieces, dimension) in float16.
-
-        Rows of rare pieces are read when they are asked for: mapped, all 22 MiB of the table would soon be resident.
-        """
-        mapped = np.load(table, mmap_mode="r").view(np.int16)
-        self.dimension: int = mapped.shape[1]
-        self._common = np.array(mapped[:COMMON])
-        self._file = os.open(table, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
-        self._start, self._width = mapped.offset, self.dimension * mapped.itemsize
+        """Map ``table``, an ``.npy`` file of shape (pieces, dimension) in float16, which all processes share."""
+        self._table = np.asarray(np.load(table, mmap_mode="r")).view(np.int16)
+        self.dimension: int = self._table.shape[1]
         self._pieces = word_pieces(tokenizer)
         self.name = name
         self.runtime = "a table"
@@ -53,12 +42,8 @@ class StaticEncoder:
 
     def _vector(self, text: str) -> Vectors:
         pieces = self._pieces.pieces(text) or [self._pieces.unknown]
-        halves = self._common.take(np.frombuffer(array("q", pieces), np.int64), axis=0, mode="clip")
-        if max(pieces) >= COMMON:
-            for at, piece in enumerate(pieces):
-                if piece >= COMMON:
-                    os.preadv(self._file, [halves[at]], self._start + piece * self._width)
-        vector: Vectors = np.full(len(pieces), _UP).dot(widened(halves))  # sooner than sums by column
+        halves = self._table.take(np.frombuffer(array("q", pieces), np.int64), axis=0)
+        vector: Vectors = _UP[: len(pieces)].dot(widened(halves))  # sooner than sums by column
         vector /= sqrt(vector.dot(vector))
         return vector
 
@@ -71,7 +56,7 @@ def widened(halves: NDArray[np.int16]) -> Vectors:
     exponents' biases, 112. Infinities and NaN are not told apart from numbers.
     """
     bits = halves.astype(np.int32)
-    bits <<= np.int32(13)
+    bits <<= _PLACES
     bits &= _SIGN_AND_BELOW
     return bits.view(np.float32)
 

@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from classifiers import static
 from classifiers.encoder import word_pieces
 from classifiers.static import StaticEncoder, distil, widened
 
@@ -32,20 +31,19 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
 
 
 @pytest.fixture
-def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StaticEncoder, NDArray[np.float16]]:
-    """An encoder that keeps few rows, and its table."""
+def encoder(tmp_path: Path) -> tuple[StaticEncoder, NDArray[np.float16]]:
+    """An encoder of few words, and its table."""
     tokenizer = Tokenizer(models.WordPiece({word: at for at, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     table = np.random.default_rng(1).normal(0, 0.1, (len(VOCABULARY), 8)).astype(np.float16)
     np.save(tmp_path / "static.npy", table)
-    monkeypatch.setattr(static, "COMMON", 20)
     word_pieces.cache_clear()
     return StaticEncoder(tmp_path / "static.npy", tmp_path / "tokenizer.json", "tiny"), table
 
 
 @pytest.mark.parametrize("words", [WORDS[:1], WORDS[:5], WORDS[150:160], WORDS, [*reversed(WORDS), *WORDS[:50]]])
-def test_a_vector_is_the_direction_of_its_rows_sum_common_and_rare_alike(
+def test_a_vector_is_the_direction_of_its_rows_sum(
     encoder: tuple[StaticEncoder, NDArray[np.float16]], words: list[str]
 ) -> None:
     embedder, table = encoder
