@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
+from operator import or_
 from typing import Final
 
 from classifiers.natures import FAR, LONG, Nature, natures
@@ -94,9 +95,9 @@ def cores(text: str) -> tuple[str, ...]:
     if not cuts:
         return ()
     told = [_content(text[start:end]) for start, end in pairwise((0, *cuts, len(text)))]
+    ahead = [*accumulate(told[:0:-1], or_)][::-1]
     found: dict[str, None] = {}
-    for number, cut in enumerate(cuts, 1):
-        before, after = set[str]().union(*told[:number]), set[str]().union(*told[number:])
+    for cut, before, after in zip(cuts, accumulate(told[:-1], or_), ahead, strict=True):
         if before.isdisjoint(after):
             first, last = text[:cut].strip(), text[cut:].strip()
             if _could_be_gadget(first) and _stands_alone(last, after, first, _BACK):
@@ -135,7 +136,7 @@ def _content(text: str) -> set[str]:
     if text.isascii():
         return {
             lower[:5]
-            for word in set(words_of(text))
+            for word in words_of(text)
             if (len(word) > 2 or (len(word) > 1 and not word.islower())) and (lower := word.lower()) not in _COMMON
         }
     found: set[str] = set()
@@ -150,27 +151,26 @@ def _content(text: str) -> set[str]:
 
 
 def _could_be_gadget(part: str) -> bool:
-    words = part.split()
-    return (len(words) > 2 or len(part.encode("utf-8", "replace")) >= 20) and len(set(words)) <= MOST_WORDS
+    if len(part) < 20 and len(part.encode("utf-8", "replace")) < 20 and len(part.split(None, 2)) < 3:
+        return False
+    return len(part) <= 2 * MOST_WORDS or len(set(part.split())) <= MOST_WORDS
 
 
-_WONDERS: Final = re.compile(r"\b(?:what|why|how)\b", re.IGNORECASE)
+_WONDERS: Final = re.compile(r"\b(?:what|why|how)\b")
 _BEGINS: Final = re.compile(r"(?:\A|[.!:;\n])\W*")
-_POLITE: Final = re.compile(
-    r"(?:please|and|then|now|also|hi|hey|hello|can you|could you|help me|i need you to|i want you to)\W+", re.IGNORECASE
-)
-_REQUEST: Final = re.compile(
+_POLITE: Final = r"(?:please|and|then|now|also|hi|hey|hello|can you|could you|help me|i need you to|i want you to)\W+"
+_REQUEST: Final = (
     r"(?:which|who|whose|when|where|is|are|does|do|did|can|could|should|will|"
     r"would|let's|write|find|calculate|compute|solve|prove|show|explain|describe|list|give|make|create|implement|design|evaluate|"
     r"determine|simplify|tell|help|translate|summari[sz]e|generate|fix|convert|refactor|rewrite|define|compare|suggest|"
     r"recommend|draft|plan|name|add|build|debug|complete|correct|outline|count|sort|draw|sing|say|teach|play|compose|"
     r"continue|proofread|turn|invent|guess|review|edit|shorten|improve|optimi[sz]e|integrate|balance|schreib\w*|erklär\w*|"
-    r"erzähl\w*|gib|nenne|implementiere|escrib[ea]|explica|dime|haz|écris|explique|rédige|donne|scrivi|spiega|escreva)\b",
-    re.IGNORECASE,
+    r"erzähl\w*|gib|nenne|implementiere|escrib[ea]|explica|dime|haz|écris|explique|rédige|donne|scrivi|spiega|escreva)\b"
 )
-_BACK: Final = re.compile(r"\b(?:this|these|those|above)\b|\b(?:it|that|them|him|her)\W*$", re.IGNORECASE)
-_PERSON: Final = re.compile(r"\b(?:he|she|his|her|him|they|their)\b", re.IGNORECASE)
-_AHEAD: Final = re.compile(r"\b(?:following|below|these)\b|\b(?:this|here)\W*$|:$", re.IGNORECASE)
+_SAID: Final = re.compile(rf"({_REQUEST})|{_POLITE}")
+_BACK: Final = re.compile(r"\b(?:th(?:is\b|ese\b|ose\b|(?:at|em)\W*$)|above\b|(?:it|him|her)\W*$)")
+_PERSON: Final = re.compile(r"\b(?:he|she|his|her|him|they|their)\b")
+_AHEAD: Final = re.compile(r":$|\b(?:following\b|below\b|these\b|(?:this|here)\W*$)")
 _FEW: Final = 3
 """Words that make a request without a stop, and telling ones that make it clear of whom it speaks."""
 
@@ -178,31 +178,31 @@ _FEW: Final = 3
 def _stands_alone(core: str, content: set[str], part: str, points: re.Pattern[str]) -> bool:
     """Whether a core can be a request by itself: it speaks of something, is whole, does not point to the other part,
     and asks if anything does."""
-    if len(core.encode("utf-8", "replace")) < LEAST or not content or points.search(core):
+    said = core.lower()
+    if len(core.encode("utf-8", "replace")) < LEAST or not content or points.search(said):
         return False
-    if len(content) < _FEW and _PERSON.search(core):
+    if len(content) < _FEW and _PERSON.search(said):
         return False
     if core[-1].isalpha() and core.isascii() and len(core.split(None, _FEW)) < _FEW:
         return False
-    return _asks(core) or bool(FAR.search(core)) or not _asks(part)
+    return _asks(said) or bool(FAR.search(core)) or not _asks(part.lower())
 
 
 def _asks(text: str) -> bool:
-    """Whether anything is asked: with a question mark, a word of questions, or a request where a sentence begins, be it
-    behind polite words. Each word is looked at once, whatever the text."""
+    """Whether anything is asked in a text of small letters: with a question mark, a word of questions, or a request
+    where a sentence begins, be it behind polite words. Each word is looked at once, whatever the text."""
     if "?" in text or "？" in text:
         return True
-    lower = text.lower()
-    if ("what" in lower or "why" in lower or "how" in lower) and _WONDERS.search(text):
+    if ("what" in text or "why" in text or "how" in text) and _WONDERS.search(text):
         return True
     seen = -1
     for begins in _BEGINS.finditer(text):
         at = begins.end()
         while at > seen:
-            if _REQUEST.match(text, at):
+            said = _SAID.match(text, at)
+            if said and said[1]:
                 return True
-            seen, polite = at, _POLITE.match(text, at)
-            at = polite.end() if polite else at
+            seen, at = at, said.end() if said else at
     return False
 
 
@@ -216,7 +216,7 @@ def _places(text: str) -> list[int]:
         cut = len(text) - SPAN
         found = [*_places(text[:SPAN]), *(cut + place for place in _places(text[cut:]))]
     else:
-        found = [_start(text, at) for at in _ends_of(_beginnings(text))]
+        found = _starts(text, _ends_of(_beginnings(text)))
     return _ends_of(found)
 
 
@@ -224,45 +224,46 @@ def _ends_of(found: list[int]) -> list[int]:
     return found if len(found) <= 2 * PLACES else found[:PLACES] + found[-PLACES:]
 
 
-def _start(text: str, at: int) -> int:
-    """Where the word with this number stands."""
-    return len(text) - len(text.split(None, at)[-1])
+def _starts(text: str, numbers: Sequence[int]) -> list[int]:
+    """Where the words with these numbers stand."""
+    found, rest, passed = [], text, 0
+    for number in numbers:
+        rest, passed = rest.split(None, number - passed)[-1], number
+        found.append(len(text) - len(rest))
+    return found
 
 
 def _beginnings(text: str) -> list[int]:
     """The numbers of the words with which another part begins."""
-    words = text.split()
-    told = natures(text, words)
-    kinds = _kinds(words, told)
-    lines = set(accumulate(len(line.split()) for line in text.split("\n"))) if "\n" in text else ()
+    lines = list(map(str.split, text.split("\n")))
+    words = list(chain.from_iterable(lines))
+    told = natures(words)
+    others = {*accumulate(map(len, lines)), *_changes(words, told)}
     found = []
     for at, (last, this) in enumerate(pairwise(told), 1):
-        if last.holds or this.label:
+        turns = last.stops or at in others
+        if not (turns or this.starts) or last.holds or this.label:
             continue
-        if last.stops or kinds[at] != kinds[at - 1] or at in lines:
+        if turns or (last.low and _begins(last, this, *words[at : at + 2])):
             found.append(at)
-        elif this.starts and last.low:
-            after = words[at + 1] if at + 1 < len(words) else ""
-            if _begins(last, words[at], this, after):
-                found.append(at)
     return found
 
 
-def _begins(last: Nature, word: str, this: Nature, after: str) -> bool:
+def _begins(last: Nature, this: Nature, word: str, after: str = "") -> bool:
     """Whether a word begins a sentence though no stop stands before it: by its capital, by capitals, or as one asks."""
     capital = this.capital and (after[:1].islower() or after == "I")
-    shouted = this.loud and len(word) > 3 and after.isupper() and not last.loud
+    shouted = this.loud and len(word) > 3 and after.isupper()
     return capital or shouted or (this.opens and last.follows)
 
 
-def _kinds(words: Sequence[str], told: Sequence[Nature]) -> list[int]:
-    """0 for plain words, 1 for odd ones, 2 for those in other scripts.
+def _changes(words: Sequence[str], told: Sequence[Nature]) -> Sequence[int]:
+    """The numbers of the words that are of another kind than the one before: plain, odd, or in another script.
 
     One or two words between equals are as they are, as in code or noise; a short odd word alone is a name or a term.
     """
     kinds = [nature.kind for nature in told]
     if not any(kinds):
-        return kinds
+        return ()
     odd = [at for at, kind in enumerate(kinds) if kind]
     for left, right in pairwise(odd):
         if right - left <= _GAP and kinds[left] == kinds[right]:
@@ -270,4 +271,4 @@ def _kinds(words: Sequence[str], told: Sequence[Nature]) -> list[int]:
     for at in odd:
         if kinds[at] == 1 and sum(kinds[max(0, at - 1) : at + 2]) == 1 and len(words[at]) < LONG:
             kinds[at] = 0
-    return kinds
+    return [at for at, (last, this) in enumerate(pairwise(kinds), 1) if last != this]

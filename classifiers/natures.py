@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
+from itertools import product, repeat
 from typing import Final
 
 from classifiers.words import words_of
@@ -103,11 +103,12 @@ def nature(word: str) -> Nature:
     return Nature(kind, label, holds, stops, end.islower(), capital, loud, opens, follows, capital or loud or opens)
 
 
-def natures(text: str, words: Sequence[str]) -> list[Nature]:
+def natures(words: Sequence[str]) -> list[Nature]:
     """The nature of each word of a text: in a calm one most are told by their shape, or are words that tell."""
-    if not _is_calm(text):
+    raw = f" {' '.join(words)} ".encode("utf-8", "surrogatepass")
+    if not _is_calm(raw):
         return list(map(nature, words))
-    shapes = text.encode().translate(_SHAPE).split()
+    shapes = raw.translate(_SHAPE).split()
     found, at = list(map(_TELLING.get, words, map(_SHAPES.get, shapes, repeat(_UNTOLD)))), -1
     for _ in range(found.count(_UNTOLD)):
         at = found.index(_UNTOLD, at + 1)
@@ -118,34 +119,37 @@ def natures(text: str, words: Sequence[str]) -> list[Nature]:
 _UNTOLD: Final = nature("?")
 
 
-def _is_calm(text: str) -> bool:
+def _is_calm(raw: bytes) -> bool:
     """Whether no word of ASCII letters is odd unless by its case or length, which is sooner said of all at once."""
-    if not text.isascii():
-        return False
-    signs = b" %b " % text.encode().translate(_CONSONANTS)
+    signs = raw.translate(_CONSONANTS)
     return b" ccc " not in signs and b" cccc " not in signs and b"ccccc" not in signs.lower()
 
 
 _CONSONANTS: Final = bytes(
     ord("c" if sign in "bcdfghjklmnpqrstvwxz" else "C" if sign in "BCDFGHJKLMNPQRSTVWXZ" else
-        " " if sign.isspace() else ".")
+        " " if sign == " " else ".")
     for sign in map(chr, range(256))
 )  # fmt: skip
-"""Consonants, small and capital, and white space as such, and all else alike."""
+"""Consonants, small and capital, and spaces as such, and all else alike."""
 _SHAPE: Final = bytes(
-    ord("o" if sign.islower() else "O" if sign.isupper() else "0" if sign.isdigit() else
-        " " if sign.isspace() else sign if sign in _STOPS else "$")
+    ord("$" if sign > "\x7f" else "o" if sign.islower() else "O" if sign.isupper() else "0" if sign.isdigit() else
+        sign if sign in _STOPS or sign == " " else "$")
     for sign in map(chr, range(256))
 )  # fmt: skip
-"""Letters, small and capital, digits, stops and white space as such, and all else alike."""
+"""Letters, small and capital, digits, stops and spaces as such, and all else alike."""
 _SHAPES: Final = {
     (shape := letters + stop).encode(): nature(shape)
     for size in range(1, LONG)
-    for letters in ("o" * size, "O" + "o" * (size - 1), "0" * size)
+    for letters in ("o" * size, "O" + "o" * (size - 1), "O" * size, "0" * size)
     for stop in ("", *_STOPS)
-    if letters not in ("oo", "ooo", "oooo") or stop not in (".", ":")
 }
-"""What words of one shape are if they do not tell, in a text that is calm; not where some, as ``iv.``, are labels."""
+"""What words of one shape are if they do not tell, in a text that is calm."""
+_NUMERALS: Final = frozenset(
+    "".join(signs) + stop for size in (2, 3, 4) for signs in product("ivx", repeat=size) for stop in ".:"
+)
+"""Those that are labels."""
 _TELLING: Final = {
-    word: nature(word) for telling in _KEYWORDS | _JOINS | _OPENERS | _MOVED for word in (telling, telling.capitalize())
+    spelled: nature(spelled)
+    for word in _KEYWORDS | _JOINS | _OPENERS | _MOVED | _NUMERALS
+    for spelled in (word, word.capitalize(), word.upper())
 }

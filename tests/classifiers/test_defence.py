@@ -114,8 +114,13 @@ _SAID = st.sampled_from(
         "whatever",
         "schreibt",
         "banana",
+        "Bananas",
         "é",
+        "quantum field theory for experts",
     ]
+)
+_POINTERS = st.sampled_from(
+    "this these those above it that them him her following below here thesis item other bit heretic".split()  # noqa: SIM905
 )
 _BETWEEN = st.sampled_from([" ", ". ", "! ", "\n", ": ", ", ", "_", "-", ""])
 
@@ -123,9 +128,44 @@ _BETWEEN = st.sampled_from([" ", ". ", "! ", "\n", ": ", ", ", "_", "-", ""])
 @given(st.lists(st.tuples(_SAID, _BETWEEN), max_size=8))
 def test_a_request_is_found_where_a_sentence_begins_and_behind_polite_words(said: list[tuple[str, str]]) -> None:
     text = "".join(word + between for word, between in said)
-    verb, polite = defence._REQUEST.pattern, defence._POLITE.pattern
-    at_once = re.compile(rf"\b(?:what|why|how)\b|(?:^|[.!:;\n])\W*(?:{polite})*{verb}", re.IGNORECASE)
-    assert defence._asks(text) == bool(at_once.search(text))
+    at_once = re.compile(
+        rf"\b(?:what|why|how)\b|(?:^|[.!:;\n])\W*(?:{defence._POLITE})*{defence._REQUEST}", re.IGNORECASE
+    )
+    assert defence._asks(text.lower()) == bool(at_once.search(text))
+
+
+@given(st.lists(st.tuples(_SAID, _BETWEEN), min_size=1, max_size=12))
+def test_what_is_left_shares_no_telling_word_with_what_is_set_aside(said: list[tuple[str, str]]) -> None:
+    text = "".join(word + between for word, between in said).strip()
+    for core in cores(text):
+        ends = [text[: -len(core)]] * text.endswith(core) + [text[len(core) :]] * text.startswith(core)
+        assert any(defence._content(core).isdisjoint(defence._content(rest)) for rest in ends)
+
+
+@given(st.text("ab \n\u3000", max_size=60), st.data())
+def test_words_stand_where_they_are_said_to(text: str, data: st.DataObject) -> None:
+    starts = [word.start() for word in re.finditer(r"\S+", text)]
+    numbers = sorted(data.draw(st.sets(st.integers(1, max(1, len(starts) - 1))))) if len(starts) > 1 else []
+    assert defence._starts(text, numbers) == [starts[number] for number in numbers]
+
+
+@given(st.lists(st.sampled_from(["a", "b1", "\u4f60\u597d", "\ud800", "word", *map(str, range(99))]), max_size=120))
+def test_a_gadget_says_something_in_not_too_many_words(words: list[str]) -> None:
+    part = " ".join(words)
+    said = len(words) > 2 or len(part.encode("utf-8", "replace")) >= 20
+    assert defence._could_be_gadget(part) == (said and len(set(words)) <= defence.MOST_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("points", "at_once"),
+    [
+        (defence._BACK, r"\b(?:this|these|those|above)\b|\b(?:it|that|them|him|her)\W*$"),
+        (defence._AHEAD, r"\b(?:following|below|these)\b|\b(?:this|here)\W*$|:$"),
+    ],
+)
+@given(text=st.lists(st.tuples(_POINTERS, _BETWEEN), max_size=5).map(lambda said: "".join(map("".join, said))))
+def test_a_text_points_by_a_word_or_by_its_last_one(points: re.Pattern[str], at_once: str, text: str) -> None:
+    assert bool(points.search(text)) == bool(re.search(at_once, text))
 
 
 @pytest.mark.parametrize("noise", [". ! : ", "please. ", "and then: "])

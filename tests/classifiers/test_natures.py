@@ -41,8 +41,11 @@ _WORD = st.one_of(
 )
 @example(["static", "hmm", "thx", "Schm,"], " ")
 @example(["nightshift", "Nightshift."], " ")
+@example(
+    ["IV:", "XI.", "NASA", "WHAT", "caf\u00e9", "l\u2019eau", "x\u00b2", "\u044f", "\ud800", "r\u00fcck."], "\u3000"
+)
 @given(st.lists(_WORD, max_size=12), st.sampled_from([" ", "\n", "\x1c", "  "]))
 def test_words_told_by_their_shape_are_what_each_is_by_itself(said: list[str], between: str) -> None:
-    text = between.join(said)
-    told = natures.natures(text, text.split())
-    assert [astuple(one) for one in told] == [astuple(natures.nature(word)) for word in text.split()]
+    words = between.join(said).split()
+    told = natures.natures(words)
+    assert [astuple(one) for one in told] == [astuple(natures.nature(word)) for word in words]
