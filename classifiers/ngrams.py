@@ -55,7 +55,7 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     bounds = begins.nonzero()[0]
     starts = bounds[:-1]
     values = _VALUES[bounds[1:] - starts]
-    values /= sqrt(values.dot(values))
+    values /= np.array(sqrt(values.dot(values)), np.float32)
     return mixed[starts].astype(np.int64), values
 
 

@@ -44,7 +44,7 @@ class StaticEncoder:
         pieces = self._pieces.pieces(text) or [self._pieces.unknown]
         halves = self._table.take(np.frombuffer(array("q", pieces), np.int64), axis=0)
         vector: Vectors = _UP[: len(pieces)].dot(widened(halves))  # sooner than sums by column
-        vector /= sqrt(vector.dot(vector))
+        vector /= np.array(sqrt(vector.dot(vector)), np.float32)
         return vector
 
 
