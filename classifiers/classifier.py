@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from math import hypot, isfinite, tanh
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -78,7 +77,7 @@ class Classifier:
         }
         self._custom = {look: CustomDomains(domains, e) for look, e in self._encoders.items()} if domains else {}
         self._scorers: dict[Look, Scorer] = {}
-        self._cache: OrderedDict[bytes, Signals] = OrderedDict()
+        self._cache: OrderedDict[int, Signals] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -168,15 +167,12 @@ class Classifier:
 
     def _kept(self, asked: str, features: Features, look: Callable[[], Signals]) -> Signals:
         """What was found when the same was asked of the same text, or else what ``look`` finds."""
-        key = f"{asked}|{features.language}|{len(features.last_text)}|{reading(features)}"
-        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        # Not the text, which may be long: of so many, another one has the same hash once in 4 * 10 ** 15 times.
+        key = hash((asked, features.language, len(features.last_text), reading(features)))
+        signals = self._cache.get(key) or look()
         with self._lock:
-            if digest in self._cache:
-                self._cache.move_to_end(digest)
-                return self._cache[digest]
-        signals = look()
-        with self._lock:
-            self._cache[digest] = signals
+            self._cache[key] = signals
+            self._cache.move_to_end(key)
             if len(self._cache) > CACHED:
                 self._cache.popitem(last=False)
         return signals
@@ -184,10 +180,7 @@ class Classifier:
     def _vectors(self, texts: Sequence[str], look: Look) -> Array:
         if look == "lexical":
             return np.zeros((len(texts), 0), np.float32)
-        vectors = np.asarray(self._encoders[look].encode(texts), np.float32)
-        if not isfinite(np.vdot(vectors, vectors)):
-            raise ValueError(f"the {look} encoder {self._encoders[look].name} gave NaN or infinity")
-        return vectors
+        return np.asarray(self._encoders[look].encode(texts), np.float32)
 
     def _signals(self, look: Look, features: Features, text: str, vector: Array) -> Signals:
         if not text.strip():
@@ -196,6 +189,8 @@ class Classifier:
         if (trust := _trust(features)) < 1.0:
             prediction = _temper(prediction, trust)
         domains = prediction.domains
+        if not isfinite(domains[0]):
+            raise ValueError(f"the {look} encoder {self._encoders[look].name} gave NaN or infinity")
         probabilities, domain = dict(zip(DOMAINS, domains, strict=True)), DOMAINS[domains.index(max(domains))]
         if look in self._custom:
             mine = self._custom[look].probabilities(vector)
@@ -239,7 +234,8 @@ class _Asked(NamedTuple):
             shared += share * prediction.shared[model]
             own += abs(share) * prediction.errors[model]
         total = hypot(shared, own, self.doubt)
-        error = (_probability(logit + total) - _probability(logit - total)) / 2  # as `heads.probability_error` has it
+        high, low = tanh(0.5 * (logit + total)), tanh(0.5 * (logit - total))
+        error = 0.25 * (high - low)  # as `heads.probability_error` has it
         return _success(_probability(logit), error, self.source, error * shared / total, self.enough)
 
 

@@ -158,12 +158,16 @@ def test_another_encoders_vectors_are_refused(artifact: Artifact) -> None:
         Classifier(artifact, TARGETS, full=BagEncoder("other"))
 
 
-def test_vectors_that_are_not_numbers_are_refused(artifact: Artifact) -> None:
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, -1, slice(None)])
+def test_vectors_that_are_not_numbers_are_refused(artifact: Artifact, number: float, place: int | slice) -> None:
     class Broken(BagEncoder):
         def encode(self, texts):  # type: ignore[no-untyped-def]
-            return np.full((len(texts), self.dimension), np.nan, np.float32)
+            vectors = np.zeros((len(texts), self.dimension), np.float32)
+            vectors[:, place] = number
+            return vectors
 
-    with pytest.raises(ValueError, match="bag gave NaN"):
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="bag gave NaN"):
         Classifier(artifact, TARGETS, full=Broken()).second_look(EASY)
 
 
