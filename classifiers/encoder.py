@@ -128,7 +128,7 @@ class WordPieces:
         text = readable(text)
         ids = self._encode(text) if _is_odd(text) else self._of_words(text)
         head, tail = window(len(ids), limit)
-        return ids[:head] + ids[len(ids) - tail :] if tail else ids
+        return ids if head == len(ids) else ids[:head] + ids[len(ids) - tail :]
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

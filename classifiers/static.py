@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
@@ -42,7 +41,7 @@ class StaticEncoder:
 
     def _vector(self, text: str) -> Vectors:
         pieces = self._pieces.pieces(text) or [self._pieces.unknown]
-        halves = self._table.take(np.frombuffer(array("q", pieces), np.int64), axis=0)
+        halves = self._table.take(np.fromiter(pieces, np.intp), axis=0)
         vector: Vectors = _UP[: len(pieces)].dot(widened(halves))  # sooner than sums by column
         vector /= np.array(sqrt(vector.dot(vector)), np.float32)
         return vector
