@@ -1,6 +1,6 @@
 """What a word is wherever it stands in a prompt, as far as that tells where another part of it begins.
 
-In most texts nearly every word is plain, and told by its shape: what stands for each of its letters, digits and stops.
+In most texts nearly every word is plain, and told by its shape: what stands for its letters and digits, and its signs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from classifiers.words import words_of
 from policies.frozen import quick
 
 KEPT: Final = 8192
-"""Words of which it is remembered what they are."""
+"""Words and shapes of which it is remembered what they are."""
 
 FAR: Final = re.compile(r"[^\x00-\u024f\u1e00-\u1eff\W]")
 """A letter or digit of another script than the Latin one."""
@@ -104,7 +104,7 @@ def nature(word: str) -> Nature:
 
 
 def natures(words: Sequence[str]) -> list[Nature]:
-    """The nature of each word of a text: in a calm one most are told by their shape, or are words that tell."""
+    """The nature of each word of a text: in a calm one a word in ASCII is told by its shape unless its letters tell."""
     raw = f" {' '.join(words)} ".encode("utf-8", "surrogatepass")
     if not _is_calm(raw):
         return list(map(nature, words))
@@ -112,7 +112,8 @@ def natures(words: Sequence[str]) -> list[Nature]:
     found, at = list(map(_TELLING.get, words, map(_SHAPES.get, shapes, repeat(_UNTOLD)))), -1
     for _ in range(found.count(_UNTOLD)):
         at = found.index(_UNTOLD, at + 1)
-        found[at] = nature(words[at])
+        word = words[at]
+        found[at] = nature(word if word.isalpha() or not word.isascii() else shapes[at].decode())
     return found
 
 
@@ -132,11 +133,10 @@ _CONSONANTS: Final = bytes(
 )  # fmt: skip
 """Consonants, small and capital, and spaces as such, and all else alike."""
 _SHAPE: Final = bytes(
-    ord("$" if sign > "\x7f" else "o" if sign.islower() else "O" if sign.isupper() else "0" if sign.isdigit() else
-        sign if sign in _STOPS or sign == " " else "$")
+    ord("o" if "a" <= sign <= "z" else "O" if "A" <= sign <= "Z" else "0" if "0" <= sign <= "9" else sign)
     for sign in map(chr, range(256))
-)  # fmt: skip
-"""Letters, small and capital, digits, stops and spaces as such, and all else alike."""
+)
+"""Letters, small and capital, and digits as such, and all else as it is."""
 _SHAPES: Final = {
     (shape := letters + stop).encode(): nature(shape)
     for size in range(1, LONG)
@@ -144,12 +144,13 @@ _SHAPES: Final = {
     for stop in ("", *_STOPS)
 }
 """What words of one shape are if they do not tell, in a text that is calm."""
-_NUMERALS: Final = frozenset(
-    "".join(signs) + stop for size in (2, 3, 4) for signs in product("ivx", repeat=size) for stop in ".:"
-)
-"""Those that are labels."""
-_TELLING: Final = {
+_NUMERALS: Final = [
+    f"{before}{''.join(signs)}{behind}"
+    for size in (2, 3, 4) for signs in product("ivx", repeat=size) for before in ("", "(") for behind in ".):"
+]  # fmt: skip
+"""Labels that their letters make."""
+_TELLING: Final = {label: nature(label) for label in _NUMERALS} | {
     spelled: nature(spelled)
-    for word in _KEYWORDS | _JOINS | _OPENERS | _MOVED | _NUMERALS
+    for word in _KEYWORDS | _JOINS | _OPENERS | _MOVED
     for spelled in (word, word.capitalize(), word.upper())
 }
