@@ -94,7 +94,10 @@ def cores(text: str) -> tuple[str, ...]:
     cuts = _places(text)
     if not cuts:
         return ()
-    told = [_content(text[start:end]) for start, end in pairwise((0, *cuts, len(text)))]
+    start, end = _content(text[: cuts[0]]), _content(text[cuts[-1] :])
+    if not start.isdisjoint(end):  # and so has every cut one word on both sides
+        return ()
+    told = [start, *(_content(text[one:other]) for one, other in pairwise(cuts)), end]
     ahead = [*accumulate(told[:0:-1], or_)][::-1]
     found: dict[str, None] = {}
     for cut, before, after in zip(cuts, accumulate(told[:-1], or_), ahead, strict=True):
