@@ -160,10 +160,8 @@ class Classifier:
             return []
         texts = [reading(features) for features in batch]
         vectors = self._vectors(texts, chosen)
-        return [
-            self._signals(chosen, features, text, vector)
-            for features, text, vector in zip(batch, texts, vectors, strict=True)
-        ]
+        # By number, since whoever goes through an array learns by an error that it ends.
+        return [self._signals(chosen, features, texts[row], vectors[row]) for row, features in enumerate(batch)]
 
     def _kept(self, asked: str, features: Features, look: Callable[[], Signals]) -> Signals:
         """What was found when the same was asked of the same text, or else what ``look`` finds."""

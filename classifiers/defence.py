@@ -76,7 +76,7 @@ def _has_run(text: str) -> bool:
     """Whether one character may stand four times in a row: whether three times it is what the last one was."""
     raw, size = (text.encode(), 1) if text.isascii() else (text.encode("utf-32-le", "surrogatepass"), 4)
     number = int.from_bytes(raw, "little")
-    return bytes(3 * size) in (number ^ (number >> 8 * size)).to_bytes(len(raw), "little")
+    return (number ^ (number >> 8 * size)).to_bytes(len(raw), "little").find(bytes(3 * size)) >= 0
 
 
 def _shorter(run: re.Match[str]) -> str:

@@ -93,11 +93,11 @@ def lexical(features: Features) -> NDArray[np.float32]:
     words, raw = words_of(text), text.encode("utf-8", "surrogatepass")
     length, size, count, first = len(text), max(1, len(raw)), len(words), words[0].lower() if words else ""
     signs = raw.translate(_SIGN, _UNCOUNTED)
-    occurs = signs.count
+    occurs, digits = signs.count, signs.count(b"0")
     if len(raw) > length:
         numbers = list(map(len, _NUMBER.findall(text)))
     else:
-        numbers = list(map(len, raw.translate(_NUMBERS).split())) if b"0" in signs else []
+        numbers = list(map(len, raw.translate(_NUMBERS).split())) if digits else []
     kinds, capitals = _spoken(text, raw, words)
     read = words[:_WORDS]
     most, distinct, long = max(1, len(read)), set(read), [word for word in read if len(word) > 7]
@@ -108,7 +108,7 @@ def lexical(features: Features) -> NDArray[np.float32]:
         (log1p(count) - 3.8) / 2.0,
         (len("".join(words)) / count - 5.0) / 3.0 if count else 0.0,
         log1p(occurs(b"\n")) / 3.0,
-        occurs(b"0") / size * 10.0,
+        digits / size * 10.0,
         occurs(b"A") / size * 10.0,
         (occurs(b"=") + occurs(b"[")) / size * 15.0,
         occurs(b"$") / size * 15.0,
@@ -159,7 +159,7 @@ def _spoken(text: str, raw: bytes, words: list[str]) -> tuple[int, int]:
         capitals = cases.count(b" A") - words[0][0].isupper() if words else 0
     else:
         capitals = sum([word[0].isupper() for word in read[1:]])
-    if not usual or "_" in text or b"aA" in cases or b"AAa" in cases:  # there may be such as "nOt", "NOt", "not_"
+    if not usual or "_" in text or max(map(cases.find, (b"aA", b"AAa"))) >= 0:  # may be such as "nOt", "NOt", "not_"
         words = words_of(text.replace("_", "0")) if "_" in text else words
         kinds = kinds & ~_SAID | sum(map(_KINDS.get, map(str.lower, words), repeat(0))) & _SAID
     if "all of" in text.lower():
