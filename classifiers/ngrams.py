@@ -34,7 +34,7 @@ def ngrams(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     text gives the same vector on every machine. An empty text gives one entry, the space's.
     """
     raw = text[:READ].lower().encode("utf-8", "surrogatepass").translate(_SPACES)
-    while b"  " in raw:
+    while raw.find(b"  ") >= 0:
         raw = raw.replace(b"  ", b" ")
     codes = np.frombuffer(b" " + raw[:READ] + b" ", np.uint8).astype(np.uint32)
     inner = codes[1:-1] != _SPACE

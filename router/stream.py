@@ -201,7 +201,8 @@ class Stream:
 
     def _read_on(self) -> None:
         """Read what has come; of a stream that has not begun, only up to its first content, which goes out at once."""
-        begun, said, self._rest = self._committed, list[str](), False
+        said: list[str] = []
+        begun, self._rest = self._committed, False
         try:
             for event in self._unread:
                 if begun and not self._done and (text := plain(event)):
