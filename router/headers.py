@@ -34,8 +34,7 @@ def served_lines(
         b"x-tierwise-request-id: %b\r\n%bx-tierwise-attempts: %d\r\n"
         b"x-tierwise-classify-ms: %.2f\r\nx-tierwise-overhead-ms: %.2f\r\n"
     ) % (request_id.encode(), named, attempts, classify_ms, overhead_ms)
-    if reason := "; ".join(decision.reasons)[:_LONGEST_REASON]:
-        lines += b"x-tierwise-reason: %b\r\n" % printable(reason)
+    lines += _remembered_reason(decision.reasons) if signals is None else _reason(decision.reasons)
     if signals is not None:
         if signals.domain:
             lines += b"x-tierwise-domain: %b\r\n" % printable(signals.domain)
@@ -54,6 +53,15 @@ def _named(tier: str, backend: str, model: str) -> bytes:
     """What many answers have in common; nothing is said of what has no name."""
     told = {b"tier": tier, b"backend": backend, b"model": model}
     return b"".join([b"x-tierwise-%b: %b\r\n" % (name, printable(value)) for name, value in told.items() if value])
+
+
+def _reason(reasons: tuple[str, ...]) -> bytes:
+    """Why it was decided so, if anything is said; where signals speak, hardly ever the same twice."""
+    told = "; ".join(reasons)[:_LONGEST_REASON]
+    return b"x-tierwise-reason: %b\r\n" % printable(told) if told else b""
+
+
+_remembered_reason = lru_cache(64)(_reason)
 
 
 @lru_cache(64)
