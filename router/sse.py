@@ -39,7 +39,7 @@ class Splitter:
     def feed(self, data: bytes) -> list[bytes]:
         """The events that ``data`` completes, oldest first. Raises `EventTooLarge`."""
         held = self._held
-        # By `find`: `in` first takes what is looked for as a number, and raises and drops an error when it is none.
+        # By `find`, here and below: `in` first takes what is looked for as a number, and drops an error if it is none.
         if not held and data.find(b"\r") < 0:
             *whole, rest = data.split(b"\n\n")
             held += rest
