@@ -22,7 +22,7 @@ from classifiers.lexical import LEXICAL
 from classifiers.ngrams import SIZE
 from policies.values import DOMAINS, KEPT
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout; another one is refused."""
 
 DEFAULT = Path(__file__).parent / "artifacts" / "default"

@@ -183,7 +183,8 @@ class Classifier:
     def _signals(self, look: Look, features: Features, text: str, vector: Array) -> Signals:
         if not text.strip():
             return Signals(look=look, artifact=self.artifact.id, missing=("no user text to read",))
-        prediction = self._scorer(look).score(vector, lexical(features), ngrams(text))
+        scorer = self._scorer(look)
+        prediction = scorer.score(vector, lexical(features), ngrams(text) if scorer.reads_grams else None)
         if (trust := _trust(features)) < 1.0:
             prediction = _temper(prediction, trust)
         domains = prediction.domains

@@ -24,8 +24,9 @@ from classifiers.heads import (
     Array,
     closeness,
     cluster_logits,
-    combine,
+    combine_full,
     combine_lexical,
+    combine_static,
     design,
     directions,
     familiarity,
@@ -42,6 +43,9 @@ task ``hard`` ask for an expert's work in as few words."""
 FOLDS = 5
 
 CLUSTERS = 256
+
+PLACES = {"static": 64, "full": 256}
+"""Places that a look compares a prompt with: the first look is taken of every request, and its time counts."""
 
 COMPONENTS = 16
 
@@ -221,10 +225,12 @@ def _answer(member: Member, table: Table, look: str, at: Rows, words: Array, pla
     if look == "lexical":
         return combine_lexical(words, grown, plain), np.ones(len(at), np.float32)
     dense = design_of(table, look, at)
-    near = cluster_logits(vectors, member.centroids, member.means)
     familiar = familiarity(closeness(dense, member.places), member.reach)
-    free = free_form(table.facts[at])[:, None]
-    return combine(words, grown, dense @ member.linear, near, plain, familiar[:, None], free), familiar
+    own, kind = dense @ member.linear, (familiar[:, None], free_form(table.facts[at])[:, None])
+    if look == "static":
+        return combine_static(grown, own, plain, *kind), familiar
+    near = cluster_logits(vectors, member.centroids, member.means)
+    return combine_full(words, grown, own, near, plain, *kind), familiar
 
 
 def fit_member(data: Corpus, look: str, rows: Rows, settings: Settings) -> Member:
@@ -325,15 +331,17 @@ def _components(vectors: Array, count: int) -> Array:
 
 
 def _fit_clusters(data: Corpus, look: str, rows: Rows, settings: Settings) -> tuple[Array, Array]:
-    """Clusters' centroids by their vectors, everyday prompts included, and their shrunken mean success as logits."""
-    if look == "lexical":
-        return np.zeros((0, 0), np.float32), np.zeros((0, len(data.models)), np.float32)
+    """Clusters' centroids by their vectors, everyday prompts included, and their shrunken mean success as logits; none
+    where they are not read."""
+    if look != "full":
+        width = vectors_of(data.rows, look, rows[:0]).shape[1]
+        return np.zeros((0, width), np.float32), np.zeros((0, len(data.models)), np.float32)
     rows = spread(rows, SAMPLE)
     everyday = np.arange(len(data.everyday))
     vectors = np.concatenate([vectors_of(data.rows, look, rows), vectors_of(data.everyday, look, everyday)])
     y = np.concatenate([data.rows.scores[rows], data.everyday.scores[everyday]])
     weights = np.isfinite(y) * np.concatenate([data.rows.weights[rows], data.everyday.weights])[:, None]
-    centroids = _centroids(vectors, settings)
+    centroids = _centroids(vectors, CLUSTERS, settings)
     near = softmax(np.float32(NEARNESS) * (vectors @ centroids.T))
     overall = (np.nan_to_num(y) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
     mean = (near.T @ (np.nan_to_num(y) * weights) + settings.shrink * overall) / (near.T @ weights + settings.shrink)
@@ -352,16 +360,16 @@ def _fit_places(data: Corpus, look: str, rows: Rows, settings: Settings) -> tupl
     everyday = np.arange(len(data.everyday))
     dense = np.concatenate([design_of(data.rows, look, rows), design_of(data.everyday, look, everyday)])
     stood = directions(dense, data.rows.vectors[look].shape[1] + data.rows.facts.shape[1])
-    places = _centroids(stood, settings)
+    places = _centroids(stood, PLACES[look], settings)
     reach = np.quantile((stood @ places.T).max(axis=1), [0.005, 0.05, 0.95])
     return places, reach.astype(np.float32)
 
 
-def _centroids(points: Array, settings: Settings) -> Array:
-    """Centres (clusters, d) of length 1, by k-means."""
+def _centroids(points: Array, most: int, settings: Settings) -> Array:
+    """Centres (at most so many, d) of length 1, by k-means."""
     from sklearn.cluster import MiniBatchKMeans
 
-    count = max(1, min(CLUSTERS, len(points) // 6))
+    count = max(1, min(most, len(points) // 6))
     model = MiniBatchKMeans(count, random_state=settings.seed, n_init=1, batch_size=2048).fit(points)
     return directions(np.asarray(model.cluster_centers_, np.float32), points.shape[1])
 

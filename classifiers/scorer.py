@@ -54,22 +54,24 @@ class Scorer:
     """What one look says of a prompt."""
 
     def __init__(self, looks: Mapping[str, Heads], look: str, models: Sequence[int] | None = None) -> None:
-        """Make the heads of ``look`` ready; every look has its n-grams and plain head from the lexical one.
+        """Make the heads of ``look`` ready; every look has its plain head, and n-grams, from the lexical one.
 
         ``models`` are those to answer for, by their places in the heads' columns: all unless said.
         """
         heads, lexical = looks[look], looks["lexical"]
         self._models = list(range(len(heads.scale)) if models is None else models)
-        self._bare, self._width = look == "lexical", len(heads.projection)
-        self._share = 1.0 if self._bare else NGRAM_DOMAINS
+        self._look, self._width, self._share = look, len(heads.projection), NGRAM_DOMAINS[look]
+        self.reads_grams = self._share > 0.0
         scale, self._shift = heads.scale[self._models], heads.shift[self._models].tolist()
         domains = lexical.table[:, len(heads.scale) :]
         table = (lexical.table[:, self._models] * scale, domains * np.float32(self._share))
-        self._table = np.concatenate(table, axis=1)
-        self._weights = tuple(self._product(heads, lexical, look, free) for free in (0.0, 1.0))
+        self._table = np.concatenate(table, axis=1) if self.reads_grams else None
+        self._weights = tuple(self._product(heads, lexical, free) for free in (0.0, 1.0))
         self._row = np.zeros(sum(self._weights[0].shape), np.float32)
         self._row[len(self._weights[0]) - 1] = 1.0
-        self._trees = _Trees(heads, self._models, self._width, self._ends[-2], scale if self._bare else 2.0 * scale)
+        self._trees = _Trees(
+            heads, self._models, self._width, self._ends[-2], scale if look == "lexical" else 2.0 * scale
+        )
         self._centroids = heads.centroids * np.float32(NEARNESS)
         ones = np.ones((len(heads.means), 1), np.float32)
         self._means = np.concatenate([heads.means[:, self._models] * scale, ones], axis=1)
@@ -80,10 +82,10 @@ class Scorer:
         self._reach = heads.reach.tolist()
         self._noise, self._shared = (_line(ends[:, self._models]) for ends in (heads.noise, heads.shared))
 
-    def _product(self, heads: Heads, lexical: Heads, look: str, free: float) -> Array:
+    def _product(self, heads: Heads, lexical: Heads, free: float) -> Array:
         """The matrix that takes (vector, facts, 1) to all that is linear in it: for each model the plain head, and what
         the n-gram head's facts and the linear head come to; domains; the variance's factor; the trees' components."""
-        width, models, domains = self._width, self._models, slice(len(heads.scale), None)
+        width, models, domains, look = self._width, self._models, slice(len(heads.scale), None), self._look
         scale = heads.scale[models]
         own, words, plain, spread = (
             folded(weights, of, width, free)
@@ -94,18 +96,18 @@ class Scorer:
                 (heads.spread, look),
             )
         )
-        steady, topics = words[:, models], words[:, domains]
-        if not self._bare:
-            steady = steady + (1.0 + free) * own[:, models]
-            topics = self._share * topics + (1.0 - self._share) * own[:, domains]
+        topics = self._share * words[:, domains] + (1.0 - self._share) * own[:, domains]
+        steady = np.float32(look != "lexical") * (1.0 + free) * own[:, models]
+        if self.reads_grams:
+            steady = steady + words[:, models]
         components = np.zeros((width + len(LEXICAL) + 1, heads.projection.shape[1]))
         components[:width] = heads.projection
         parts = (plain[:, models] * scale, steady * scale, topics, spread, components)
         self._ends = list(accumulate(part.shape[1] for part in parts))
         return np.ascontiguousarray(np.concatenate(parts, axis=1), np.float32)
 
-    def score(self, vector: Array, facts: Array, grams: Grams) -> Prediction:
-        """Answer for a prompt with this vector (d,), these lexical facts, and these n-grams."""
+    def score(self, vector: Array, facts: Array, grams: Grams | None) -> Prediction:
+        """Answer for a prompt with this vector (d,), these lexical facts, and, unless they are not read, n-grams."""
         free = bool(facts[OPTIONS] <= 0.0)
         row, weights = self._row.copy(), self._weights[free]
         row[: self._width], row[self._width : len(weights) - 1] = vector, facts
@@ -114,8 +116,11 @@ class Scorer:
         plain, _, domains, spread, _ = self._ends
         factor = found[domains:spread]
         variance = float(factor.dot(factor))
-        indices, values = grams
-        linear = (found[plain:domains] + values.dot(self._table.take(indices, axis=0, mode="clip"))).tolist()
+        steady = found[plain:domains]
+        if self._table is not None and grams is not None:
+            indices, values = grams
+            steady = steady + values.dot(self._table.take(indices, axis=0, mode="clip"))
+        linear = steady.tolist()
         nearest = self._closeness(x, vector, facts)
         low, high = self._reach[1:]
         familiar = min(1.0, max(0.0, (nearest - low) / max(high - low, 1e-6)))
@@ -132,17 +137,21 @@ class Scorer:
     def _combined(
         self, steady: list[float], plain: list[float], grown: list[float], vector: Array, familiar: float, free: bool
     ) -> list[float]:
-        """Calibrated logits from the members', as `heads.combine` and `heads.combine_lexical` have them.
+        """Calibrated logits from the members', as the ``combine_`` of the look in `heads` has them.
 
         Members come multiplied by calibration's scale, and trees by what they count for.
         """
-        if self._bare:
+        if self._look == "lexical":
             members = zip(steady, grown, plain, self._shift, strict=True)
             return [(own + leaf + fact) / 3.0 + shift for own, leaf, fact, shift in members]
         strange = max(1.0 - familiar / KNOWN, 0.0)
         facts = PLAIN + MORE_PLAIN * strange if free else PLAIN
+        all_told = (4.0 if free else 3.0) + facts
+        if self._look == "static":
+            members = zip(steady, grown, plain, self._shift, strict=True)
+            return [(own + leaf + facts * fact) / all_told + shift for own, leaf, fact, shift in members]
         *near, weights = np.exp(self._centroids.dot(vector)).dot(self._means).tolist()
-        most, all_told = (1.0 - strange) / weights, (6.0 if free else 5.0) + facts - strange
+        most, all_told = (1.0 - strange) / weights, all_told + 2.0 - strange
         return [
             (own + leaf + most * cluster + facts * fact) / all_told + shift
             for own, leaf, cluster, fact, shift in zip(steady, grown, near, plain, self._shift, strict=True)

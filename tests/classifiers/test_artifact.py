@@ -100,8 +100,8 @@ def test_a_missing_file(folder: Path, name: str) -> None:
 
 def test_other_formats_are_refused(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 9'))
-    with pytest.raises(ArtifactError, match="format 9, this version reads 2"):
+    path.write_text(path.read_text().replace('"format": 3', '"format": 9'))
+    with pytest.raises(ArtifactError, match="format 9, this version reads 3"):
         load(folder)
 
 

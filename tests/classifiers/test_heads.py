@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers.boost import Growth, grow
-from classifiers.heads import TREE_DEPTH, combine, design, familiarity, sigmoid, softmax, tree_logits
+from classifiers.heads import (
+    TREE_DEPTH,
+    combine_full,
+    combine_static,
+    design,
+    familiarity,
+    sigmoid,
+    softmax,
+    tree_logits,
+)
 from classifiers.lexical import LEXICAL
 
 
@@ -59,13 +68,24 @@ def test_familiarity_rises_from_nothing_to_one() -> None:
 def test_clusters_count_by_familiarity_and_the_plain_head_where_a_free_form_prompt_is_strange() -> None:
     zero, one = np.zeros((3, 1), np.float32), np.ones((3, 1), np.float32)
     familiar, free = np.array([[0.0], [0.0], [1.0]], np.float32), np.array([[0.0], [1.0], [1.0]], np.float32)
-    assert np.allclose(combine(one, one, one, one, one, familiar, free), 1.0)
-    near = combine(zero, zero, zero, one, zero, familiar, free)[:, 0]
+    assert np.allclose(combine_full(one, one, one, one, one, familiar, free), 1.0)
+    near = combine_full(zero, zero, zero, one, zero, familiar, free)[:, 0]
     assert near.tolist() == [0.0, 0.0, pytest.approx(1 / 6.5)]
-    plain = combine(zero, zero, zero, zero, one, familiar, free)[:, 0]
+    plain = combine_full(zero, zero, zero, zero, one, familiar, free)[:, 0]
     assert plain.tolist() == pytest.approx([0.5 / 4.5, 4.5 / 9.5, 0.5 / 6.5])
-    linear = combine(zero, zero, one, zero, zero, familiar, free)[:, 0]
+    linear = combine_full(zero, zero, one, zero, zero, familiar, free)[:, 0]
     assert linear.tolist() == pytest.approx([1 / 4.5, 2 / 9.5, 2 / 6.5])
+
+
+def test_the_static_look_counts_its_members_as_the_full_look_does() -> None:
+    random = np.random.default_rng(2)
+    grown, own, plain, familiar = random.random((4, 50, 1)).astype(np.float32)
+    free = (random.random((50, 1)) < 0.5).astype(np.float32)
+    found = combine_static(grown, own, plain, familiar, free)
+    nothing = np.zeros_like(own)
+    whole = combine_full(nothing, grown, own, nothing, plain, familiar, free)
+    others = combine_full(nothing + 1, nothing, nothing, nothing + 1, nothing, familiar, free)
+    assert np.allclose(found * (1 - others), whole, atol=1e-6)
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=8))

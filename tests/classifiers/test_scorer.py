@@ -43,9 +43,11 @@ def _by_row(
     logits, domains = formulas.combine_lexical(words[:, :models], grown, plain), words[:, models:]
     if look != "lexical":
         own, free = x @ heads.weights, formulas.free_form(facts)[:, None]
-        near = formulas.cluster_logits(vectors, heads.centroids, heads.means)
-        logits = formulas.combine(words[:, :models], grown, own[:, :models], near, plain, familiar, free)
-        share = formulas.NGRAM_DOMAINS
+        logits = formulas.combine_static(grown, own[:, :models], plain, familiar, free)
+        if look == "full":
+            near = formulas.cluster_logits(vectors, heads.centroids, heads.means)
+            logits = formulas.combine_full(words[:, :models], grown, own[:, :models], near, plain, familiar, free)
+        share = formulas.NGRAM_DOMAINS[look]
         domains = share * domains + (1 - share) * own[:, models:]
     noise = formulas.blend(familiar, heads.noise)
     return {
@@ -59,8 +61,9 @@ def _by_row(
 
 @pytest.mark.parametrize("look", ["lexical", "static", "full"])
 def test_one_prompt_is_answered_as_many_rows_are(looks: dict[str, Heads], look: str) -> None:
-    known = looks[look].centroids  # places near, far and between
-    vectors = np.random.default_rng(3).normal(size=(len(TEXTS), len(looks[look].projection))).astype(np.float32)
+    width = len(looks[look].projection)
+    known = looks[look].places[:, :width]  # places near, far and between
+    vectors = np.random.default_rng(3).normal(size=(len(TEXTS), width)).astype(np.float32)
     if len(known):
         vectors[0], vectors[1] = known[0], known[1] + 0.02 * vectors[1]
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-9))
