@@ -23,7 +23,7 @@ import numpy as np
 from classifiers.encoder import Encoder, EncoderUnavailable, OnnxEncoder
 from classifiers.static import StaticEncoder, distil
 
-BUILD = "3"
+BUILD = "4"
 """Changes when the files that `prepare` writes change, so that an older cache is rebuilt rather than read."""
 
 Progress = Callable[[str, float], None]

@@ -70,21 +70,21 @@ class Scorer:
         self._row = np.zeros(sum(self._weights[0].shape), np.float32)
         self._row[len(self._weights[0]) - 1] = 1.0
         self._trees = _Trees(
-            heads, self._models, self._width, self._ends[-2], scale if look == "lexical" else 2.0 * scale
+            heads, self._models, self._width, self._ends[-3], scale if look == "lexical" else 2.0 * scale
         )
         self._centroids = heads.centroids * np.float32(NEARNESS)
         ones = np.ones((len(heads.means), 1), np.float32)
         self._means = np.concatenate([heads.means[:, self._models] * scale, ones], axis=1)
         self._fact_scale = FACT_SCALE[look] ** 2
-        self._places = np.zeros((len(heads.places), self._width + len(LEXICAL) + 1), np.float32)
-        self._places[:, : heads.places.shape[1]] = heads.places
-        self._places[:, self._width :] *= FACT_SCALE[look]
         self._reach = heads.reach.tolist()
         self._noise, self._shared = (_line(ends[:, self._models]) for ends in (heads.noise, heads.shared))
 
     def _product(self, heads: Heads, lexical: Heads, free: float) -> Array:
-        """The matrix that takes (vector, facts, 1) to all that is linear in it: for each model the plain head, and what
-        the n-gram head's facts and the linear head come to; domains; the variance's factor; the trees' components."""
+        """The matrix that takes (vector, facts, 1) to all that is linear in it.
+
+        That is for each model the plain head, and what the n-gram head's facts and the linear head come to; domains;
+        the variance's factor; the trees' components; and cosines to the places, times the prompt's length.
+        """
         width, models, domains, look = self._width, self._models, slice(len(heads.scale), None), self._look
         scale = heads.scale[models]
         own, words, plain, spread = (
@@ -102,18 +102,21 @@ class Scorer:
             steady = steady + words[:, models]
         components = np.zeros((width + len(LEXICAL) + 1, heads.projection.shape[1]))
         components[:width] = heads.projection
-        parts = (plain[:, models] * scale, steady * scale, topics, spread, components)
+        places = np.zeros((width + len(LEXICAL) + 1, len(heads.places)))
+        places[: heads.places.shape[1]] = heads.places.T
+        places[width:] *= FACT_SCALE[look]
+        parts = (plain[:, models] * scale, steady * scale, topics, spread, components, places)
         self._ends = list(accumulate(part.shape[1] for part in parts))
         return np.ascontiguousarray(np.concatenate(parts, axis=1), np.float32)
 
     def score(self, vector: Array, facts: Array, grams: Grams | None) -> Prediction:
-        """Answer for a prompt with this vector (d,), these lexical facts, and, unless they are not read, n-grams."""
+        """Answer for a prompt with this vector (d,), of length 1, these facts, and n-grams where they are read."""
         free = bool(facts[OPTIONS] <= 0.0)
         row, weights = self._row.copy(), self._weights[free]
         row[: self._width], row[self._width : len(weights) - 1] = vector, facts
         x = row[: len(weights)]
         found = x.dot(weights, out=row[len(weights) :])  # for so little, the operator takes as long again
-        plain, _, domains, spread, _ = self._ends
+        plain, _, domains, spread, components, _ = self._ends
         factor = found[domains:spread]
         variance = float(factor.dot(factor))
         steady = found[plain:domains]
@@ -121,7 +124,7 @@ class Scorer:
             indices, values = grams
             steady = steady + values.dot(self._table.take(indices, axis=0, mode="clip"))
         linear = steady.tolist()
-        nearest = self._closeness(x, vector, facts)
+        nearest = self._closeness(found[components:], facts)
         low, high = self._reach[1:]
         familiar = min(1.0, max(0.0, (nearest - low) / max(high - low, 1e-6)))
         grown = self._trees.logits(row)
@@ -157,13 +160,11 @@ class Scorer:
             for own, leaf, cluster, fact, shift in zip(steady, grown, near, plain, self._shift, strict=True)
         ]
 
-    def _closeness(self, x: Array, vector: Array, facts: Array) -> float:
-        """The cosine of a prompt to the nearest place, as `heads.closeness` has it."""
-        if not len(self._places):
+    def _closeness(self, near: Array, facts: Array) -> float:
+        """The cosine of a prompt to the nearest place, as `heads.closeness` has it; its vector is of length 1."""
+        if not len(near):
             return 1.0
-        length = sqrt(vector.dot(vector) + self._fact_scale * facts.dot(facts))
-        near = self._places.dot(x)
-        return float(near[near.argmax()]) / max(length, 1e-9)
+        return float(near[near.argmax()]) / sqrt(1.0 + self._fact_scale * facts.dot(facts))
 
 
 class _Trees:

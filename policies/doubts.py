@@ -18,9 +18,9 @@ DOUBT = 0.15
 """Standard errors by which `could_flip` moves predictions, beside the baseline's, to either end.
 
 Two looks at a request err together, so they differ by less than either is uncertain. Of 600 prompts of benchmarks and
-users under the demo's policy, this much takes 22% to the second look and leaves 5.5% where another tier would have come
-of it, half of them on the baseline without need: by the second look's own predictions, 0.2 points of success in all.
-0.25 takes 36% and leaves 2.7%, at no loss; 0.05 takes 8% and leaves 11%.
+users under the demo's policy, this much takes 19% to the second look and leaves 8% where another tier would have come
+of it, nearly half of them on the baseline without need: by the second look's own predictions, 0.1 points of success in
+all. 0.25 takes 26% and leaves 6%, 0.05 takes 9% and leaves 12%, each at 0.1 to 0.2 points.
 """
 
 DOUBTFUL_DOMAIN = 0.2
