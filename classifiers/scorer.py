@@ -111,29 +111,28 @@ class Scorer:
 
     def score(self, vector: Array, facts: Array, grams: Grams | None) -> Prediction:
         """Answer for a prompt with this vector (d,), of length 1, these facts, and n-grams where they are read."""
-        free = bool(facts[OPTIONS] <= 0.0)
+        free = facts.item(OPTIONS) <= 0.0
         row, weights = self._row.copy(), self._weights[free]
         row[: self._width], row[self._width : len(weights) - 1] = vector, facts
         x = row[: len(weights)]
         found = x.dot(weights, out=row[len(weights) :])  # for so little, the operator takes as long again
-        plain, _, domains, spread, components, _ = self._ends
+        plain, models, domains, spread, components, _ = self._ends
         factor = found[domains:spread]
         variance = float(factor.dot(factor))
-        steady = found[plain:domains]
         if self._table is not None and grams is not None:
             indices, values = grams
-            steady = steady + values.dot(self._table.take(indices, axis=0, mode="clip"))
-        linear = steady.tolist()
+            found[plain:domains] += values.dot(self._table.take(indices, axis=0, mode="clip"))
+        told = found[:domains].tolist()
         nearest = self._closeness(found[components:], facts)
         low, high = self._reach[1:]
         familiar = min(1.0, max(0.0, (nearest - low) / max(high - low, 1e-6)))
         grown = self._trees.logits(row)
-        logits = self._combined(linear[:plain], found[:plain].tolist(), grown, vector, familiar, free)
+        logits = self._combined(told[plain:models], told[:plain], grown, vector, familiar, free)
         return Prediction(
             logits,
             [sqrt(variance + (unseen + familiar * change) ** 2) for unseen, change in self._noise],
             [unseen + familiar * change for unseen, change in self._shared],
-            softmax(linear[plain:]),
+            softmax(told[models:]),
             nearest < self._reach[0],
         )
 
