@@ -45,6 +45,7 @@ from router.cli import cache_dir
 
 EVERYDAY = Path(__file__).parents[1] / "classifiers" / "data" / "everyday_prompts.jsonl"
 PAIRS = (("mixtral-8x7b-instruct", "gpt-4-1106-preview"), ("7b-class", "50b-class"))
+_UNBOUNDED = np.full(len(lexical.LEXICAL), np.inf, np.float32)
 POLICY = """
 version: 1
 tiers:
@@ -55,7 +56,7 @@ tiers:
     backends:
       - {name: l, kind: simulated, model: gpt-4-1106-preview, cost: {input_usd_per_mtok: 10, output_usd_per_mtok: 30}}
 baseline: large
-objective: {keep_quality: 0.97}
+objective: {keep_quality: 0.9}
 """
 
 
@@ -70,7 +71,7 @@ def main() -> int:
     args = parser.parse_args()
     both = prepare.load(cache_dir())
     full: Any = Remembered(both.full)
-    classifier = Classifier.load(args.artifact, TARGETS, static=both.static, full=full)
+    classifier = Classifier.load(args.artifact, TARGETS, static=both.static, full=full, baseline="large")
     prompts = [row.features.text for row in read([EVERYDAY])]
     prompts = random.Random(1).sample(prompts, min(args.prompts, len(prompts)))
     readings = dict(readings_of(classifier, uncapped=uncapped))
@@ -81,9 +82,9 @@ def main() -> int:
     _print("flipped by rewording, either way", flips)
     policies = dict(by_policy(classifier))
     for name, reading in policies.items():
-        print(f"keep_quality 0.97, {name}: {reading(prompts).mean():.0%} of clean prompts go large")
+        print(f"keep_quality 0.9, {name}: {reading(prompts).mean():.0%} of clean prompts go large")
     chosen = {name: driven_up(reading, prompts, styles, 0.5) for name, reading in policies.items()}
-    _print("driven up where the policy keeps 97% of the large tier's quality, mean / worst", chosen)
+    _print("driven up where the policy keeps 90% of the large tier's quality, mean / worst", chosen)
     cost = {} if not args.data else price(args.data, {"static": both.static, "full": both.full}, args.work)
     for name, row in cost.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
@@ -94,18 +95,11 @@ def main() -> int:
     return int(max(figures["full: all"][style][0] for style in gadgets.STYLES) > 0.1)
 
 
-class _Uncapped:
-    """numpy, but that nothing is clipped."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name) if name not in ("minimum", "maximum") else lambda values, *_: values
-
-
 def uncapped(reading: Reading) -> Reading:
     """The same with lexical facts as they are counted, without the cap on each one's pull."""
 
     def read_uncapped(texts: Sequence[str]) -> Gains:
-        with patch.object(lexical, "np", _Uncapped()):
+        with patch.multiple(lexical, _LOW=-_UNBOUNDED, _HIGH=_UNBOUNDED):
             assert np.abs(lexical.lexical(raw("= " * 99))).max() > 1.0
             return reading(texts)
 
@@ -113,7 +107,7 @@ def uncapped(reading: Reading) -> Reading:
 
 
 def by_policy(classifier: Classifier) -> Iterator[tuple[str, Reading]]:
-    """The choices of a policy that keeps 97% of the large tier's quality, by the full look: 1 is large."""
+    """The choices of a policy that keeps 90% of the large tier's quality, by the full look: 1 is large."""
     loaded, view = load(POLICY, file="attack.yaml", environ={}), View(datetime(2026, 1, 1, tzinfo=UTC))
 
     def choices(reads: Callable[[str], Features], classify: Callable[..., list[Signals]]) -> Reading:
