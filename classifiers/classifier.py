@@ -24,7 +24,7 @@ from classifiers.ngrams import ngrams
 from classifiers.scorer import Prediction, Scorer
 from classifiers.targets import SMALL, Mapped, Source, enough_beside, map_targets
 from classifiers.targets import Target as Target
-from policies.frozen import maker
+from policies.frozen import maker, replacer
 from policies.values import DOMAINS, Features, Look, Signals, Success
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ READ_AGAIN = 2
 
 _NO_DOMAINS: Mapping[str, Sequence[str]] = {}
 _success, _signals = maker(Success), maker(Signals)
+_said = replacer(Features, "text", "last_text", "language", "has_code")
 
 
 class Classifier:
@@ -262,7 +263,7 @@ def _with_last_text(features: Features, last: str) -> Features:
     """The features of the same request with another newest turn."""
     text = features.text.removesuffix(features.last_text) + last
     language = detect(last if len(last) > 20 else text)
-    return replace(features, text=text, last_text=last, language=language, has_code=looks_like_code(text))
+    return _said(features, text, last, language, looks_like_code(text))
 
 
 _ENGLISH = frozenset({"en", "und"})

@@ -201,8 +201,8 @@ def combine_full(
 def combine_static(grown: Array, own: Array, plain: Array, familiar: Array | float, free: Array | float) -> Array:
     """The mean logit of the static look's members, which count for as much as in `combine_full`.
 
-    N-grams and clusters are left out: on held-out prompts it predicts as well without them (see README.md), in two
-    thirds of the time.
+    N-grams and clusters are left out: on held-out prompts it predicts as well without them (see README.md), in three
+    fifths of the time.
     """
     _, linear, facts = _counts(familiar, free)
     return np.asarray((2 * grown + linear * own + facts * plain) / (2 + linear + facts), np.float32)

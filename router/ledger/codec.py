@@ -9,9 +9,12 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
-from policies.values import Entry
+from policies.frozen import replacer
+from policies.values import Entry, Features
 
 _ENTRY = TypeAdapter(Entry)
+_with_features = replacer(Entry, "features")
+_with_content = replacer(Features, "text", "last_text", "system_text", "headers")
 _T = TypeVar("_T")
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
 
@@ -55,5 +58,4 @@ def without_content(entry: Entry) -> Entry:
     """The entry without anything that users wrote and without headers that hold secrets (invariant 9)."""
     features = entry.features
     headers = {name: text for name, text in features.headers.items() if name.lower() not in _SECRET_HEADERS}
-    bare = replace(features, text="", last_text="", system_text="", headers=headers)
-    return replace(entry, features=bare)
+    return _with_features(entry, _with_content(features, "", "", "", headers))

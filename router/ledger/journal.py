@@ -11,7 +11,6 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -210,5 +209,6 @@ class Journal:
 
 def _without_content(lines: list[Line]) -> list[Line]:
     for place in codec.with_content([line.entry for line in lines]):
-        lines[place] = replace(lines[place], entry=codec.without_content(lines[place].entry))
+        line = lines[place]
+        lines[place] = Line(codec.without_content(line.entry), line.charges, line.holds)
     return lines

@@ -178,7 +178,7 @@ async def test_spend_follows_what_others_ship_late_and_a_store_that_was_wiped(
 ) -> None:
     """Hours that nobody writes to are read once, however often a proxy ticks."""
     now = datetime.now(UTC).replace(minute=30).timestamp()
-    zone = "Etc/GMT-14" if datetime.now(UTC).hour < 11 else "UTC"  # where it has been today for three hours at least
+    zone = "Etc/GMT-14" if datetime.now(UTC).hour < 3 else "UTC"  # where it has been today for three hours at least
     read: list[int] = []
 
     def counted(spend: Spend, pipe: object, hour: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.frozen import maker, quick
+from policies.frozen import maker, quick, replacer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,17 @@ def test_a_value_is_made_of_what_it_would_be_made_of(places: list[int], named: d
         assert [getattr(one, each.name) for each in fields(one)] == [getattr(slow, each.name) for each in fields(slow)]
         assert one == Quick(one.one, one.two, one.three)
         assert repr(one) == repr(slow).replace("Slow", "Quick")
+
+
+@given(st.lists(st.integers(), min_size=3, max_size=3), st.lists(st.integers(), min_size=2, max_size=2))
+def test_a_value_is_changed_as_it_would_be_otherwise(places: list[int], others: list[int]) -> None:
+    whole = Quick(*places)
+    changed = replacer(Quick, "three", "one")(whole, *others)
+    assert changed == replace(whole, three=others[0], one=others[1])
+    assert type(changed) is Quick
+    assert whole == Quick(*places)
+    with pytest.raises((FrozenInstanceError, TypeError)):
+        changed.one = 0
 
 
 def test_it_is_frozen_once_it_is_made() -> None:
