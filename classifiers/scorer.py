@@ -97,9 +97,9 @@ class Scorer:
             )
         )
         topics = self._share * words[:, domains] + (1.0 - self._share) * own[:, domains]
-        steady = np.float32(look != "lexical") * (1.0 + free) * own[:, models]
-        if self.reads_grams:
-            steady = steady + words[:, models]
+        steady = np.float32(self.reads_grams) * words[:, models]
+        if look != "lexical":
+            steady = steady + (1.0 + free) * own[:, models]
         components = np.zeros((width + len(LEXICAL) + 1, heads.projection.shape[1]))
         components[:width] = heads.projection
         places = np.zeros((width + len(LEXICAL) + 1, len(heads.places)))
@@ -110,7 +110,10 @@ class Scorer:
         return np.ascontiguousarray(np.concatenate(parts, axis=1), np.float32)
 
     def score(self, vector: Array, facts: Array, grams: Grams | None) -> Prediction:
-        """Answer for a prompt with this vector (d,), of length 1, these facts, and n-grams where they are read."""
+        """Answer for a prompt with this vector (d,), of length 1, these facts, and n-grams.
+
+        They may be None where the look does not read them (see `reads_grams`); raises `ValueError` where it does.
+        """
         free = facts.item(OPTIONS) <= 0.0
         row, weights = self._row.copy(), self._weights[free]
         row[: self._width], row[self._width : len(weights) - 1] = vector, facts
@@ -119,7 +122,9 @@ class Scorer:
         plain, models, domains, spread, components, _ = self._ends
         factor = found[domains:spread]
         variance = float(factor.dot(factor))
-        if self._table is not None and grams is not None:
+        if self._table is not None:
+            if grams is None:
+                raise ValueError(f"the {self._look} look reads n-grams, which were not given")
             indices, values = grams
             found[plain:domains] += values.dot(self._table.take(indices, axis=0, mode="clip"))
         told = found[:domains].tolist()

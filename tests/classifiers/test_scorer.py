@@ -88,3 +88,13 @@ def test_some_models_are_answered_for_as_all_are(looks: dict[str, Heads], look: 
             wanted = [getattr(whole, part)[model] for model in (10, 2, 11)]
             np.testing.assert_allclose(getattr(found, part), wanted, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(found.domains, whole.domains, rtol=1e-5, atol=1e-7)
+
+
+def test_a_look_that_reads_n_grams_is_not_answered_without_them(looks: dict[str, Heads]) -> None:
+    facts = lexical(from_text(TEXTS[0]))
+    for look in ("lexical", "full"):
+        with pytest.raises(ValueError, match=f"the {look} look reads n-grams"):
+            Scorer(looks, look).score(np.zeros(len(looks[look].projection), np.float32), facts, None)
+    vector = np.eye(1, len(looks["static"].projection), dtype=np.float32)[0]
+    scorer = Scorer(looks, "static")
+    assert scorer.score(vector, facts, None) == scorer.score(vector, facts, ngrams(TEXTS[0]))

@@ -62,6 +62,8 @@ def test_a_value_is_changed_as_it_would_be_otherwise(places: list[int], others: 
     assert whole == Quick(*places)
     with pytest.raises((FrozenInstanceError, TypeError)):
         changed.one = 0
+    with pytest.raises(TypeError, match="Quick has no field four"):
+        replacer(Quick, "one", "four")
 
 
 def test_it_is_frozen_once_it_is_made() -> None:
